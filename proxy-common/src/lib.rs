@@ -1,1 +1,41 @@
+//! Types shared by the BPF programs and the daemon: map keys and values, protocol numbers, reasons, limits.
+//!
+//! The rules of this crate:
+//! * Everything in a map is `#[repr(C)]` without padding, and [`bytemuck::Pod`]. The `pod!` line beside each type names all its
+//!   fields and proves its size for both families, so that hash keys compare equal byte by byte.
+//! * Addresses and ports are in network byte order inside their newtypes ([`Addr4`], [`Addr6`], [`Port`]); everything else is in host order.
+//!   Byte order is converted in `addr.rs` and `port.rs` and nowhere else.
+//! * Zero means unset: no service has id 0, no live backend has reference 0.
+//! * Changing a type that lives in a pinned map changes [`maps::LAYOUT_VERSION`].
 #![no_std]
+#![warn(missing_docs)]
+
+mod addr;
+mod backend;
+mod counter;
+mod family;
+mod flow;
+mod frontend;
+pub mod hash;
+mod id;
+mod layout;
+pub mod maps;
+mod node;
+mod port;
+mod proto;
+pub mod reason;
+mod service;
+mod slot;
+
+pub use addr::{Addr4, Addr6, Address};
+pub use backend::Backend;
+pub use counter::ServiceCounters;
+pub use family::{Family, V4, V6};
+pub use flow::{Flow, FlowKey, FlowOwner, FlowState, Side, Tuple};
+pub use frontend::{FrontendKey, FrontendRef, FrontendRow, RowFlags};
+pub use id::{BackendRef, RowIndex, ServiceId};
+pub use node::{NodeRow, SnatSource, Text64};
+pub use port::Port;
+pub use proto::Protocol;
+pub use service::ServiceRow;
+pub use slot::{Range, RangeWord, SlotRange};

@@ -1,0 +1,95 @@
+//! Frontends: what a client dials.
+//!
+//! A frontend is looked up in a hash by [`FrontendKey`]; the value, [`FrontendRef`], never changes in the frontend's life and points at
+//! a [`FrontendRow`] in a memory-mapped array, which holds all that does change. Rewriting a hash entry under traffic makes
+//! concurrent look-ups miss the key; storing a word into an array row does not.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::{Family, Port, Protocol, RangeWord, RowIndex, ServiceId, V4, V6, layout::pod};
+
+/// The key of `FRONTENDS_V4` (8 bytes) and `FRONTENDS_V6` (24 bytes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(C, align(8))]
+pub struct FrontendKey<F: Family> {
+    /// The address the client dials.
+    pub addr: F::Addr,
+    /// The port the client dials.
+    pub port: Port,
+    /// The number of the [`Protocol`].
+    pub protocol: u8,
+    pad: F::Pad,
+}
+
+pod!(FrontendKey<V4>: 8 { addr, port, protocol, pad });
+pod!(FrontendKey<V6>: 24 { addr, port, protocol, pad });
+
+impl<F: Family> FrontendKey<F> {
+    /// The key of one frontend.
+    #[inline(always)]
+    pub fn new(addr: F::Addr, port: Port, protocol: Protocol) -> Self {
+        Self { addr, port, protocol: protocol.to_wire(), pad: F::Pad::zeroed() }
+    }
+}
+
+/// The value of `FRONTENDS_V4` and `FRONTENDS_V6`. Written once, before the frontend is looked up for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct FrontendRef {
+    /// The service port that the frontend belongs to.
+    pub service: ServiceId,
+    /// Its row in `FRONTEND_ROWS`.
+    pub row: RowIndex,
+}
+
+pod!(FrontendRef: 8 { service, row });
+
+/// A row of `FRONTEND_ROWS`, shared by both families.
+///
+/// The daemon stores each field by itself, aligned, while programs read; no two fields have to agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct FrontendRow {
+    /// The backends for clients inside the cluster: pods of this node.
+    pub internal: RangeWord,
+    /// The backends for clients outside: what arrives on an uplink.
+    pub external: RangeWord,
+    /// See [`RowFlags`].
+    pub flags: RowFlags,
+    /// Session affinity: how long a client stays with its backend, in seconds; 0 without affinity.
+    pub affinity_secs: u32,
+    /// The service port that owns the row, 0 when the row is free.
+    pub owner: ServiceId,
+    /// Always zero.
+    pub pad: u32,
+}
+
+pod!(FrontendRow: 32 { internal, external, flags, affinity_secs, owner, pad });
+
+/// What kind of frontend a row belongs to. For people who look at the map: no program reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct RowFlags(pub u32);
+
+impl RowFlags {
+    /// A ClusterIP.
+    pub const CLUSTER_IP: Self = Self(1);
+    /// A node port on one of the node's addresses.
+    pub const NODE_PORT: Self = Self(2);
+    /// An entry of `spec.externalIPs`.
+    pub const EXTERNAL_IP: Self = Self(3);
+    /// An entry of `status.loadBalancer.ingress`.
+    pub const LOAD_BALANCER_IP: Self = Self(4);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Addr4;
+
+    #[test]
+    fn a_key_has_the_documented_bytes() {
+        let key = FrontendKey::<V4>::new(Addr4::from_wire([10, 96, 0, 1]), Port::from_host(443), Protocol::Tcp);
+        assert_eq!(bytemuck::bytes_of(&key), [10, 96, 0, 1, 0x01, 0xbb, 6, 0]);
+    }
+}

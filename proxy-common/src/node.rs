@@ -1,0 +1,46 @@
+//! What the programs and the command line know of the node itself.
+
+use crate::{Family, Port, V4, V6, layout::pod};
+
+/// Up to 63 bytes of text, filled up with zeros.
+pub type Text64 = [u8; 64];
+
+/// The only row of `NODE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct NodeRow {
+    /// The seed of the flow hash, drawn when the maps were made and kept as long as they are, so that a flow whose entry was lost is
+    /// given the same backend again.
+    pub seed: u64,
+    /// [`crate::maps::LAYOUT_VERSION`] of the program that wrote the row last.
+    pub layout_version: u32,
+    /// 1 once a complete state of the cluster has been written.
+    pub synced: u32,
+    /// The process id of the daemon that wrote the row last, in its own process-id namespace.
+    pub pid: u32,
+    /// The frequency of the kernel's jiffies, in hertz.
+    pub hz: u32,
+    /// The node's name.
+    pub name: Text64,
+}
+
+pod!(NodeRow: 88 { seed, layout_version, synced, pid, hz, name });
+
+/// The only row of `SNAT_V4` and `SNAT_V6`: what the node uses as source where it has to stand in for the client.
+///
+/// The daemon writes it before the first program runs, and again when the node's addresses change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct SnatSource<F: Family> {
+    /// The address; unset (zero) when the node has none of this family.
+    pub addr: F::Addr,
+    /// The first port that may be used as a source.
+    pub first_port: Port,
+    /// The last port that may be used as a source.
+    pub last_port: Port,
+    /// Always zero.
+    pub pad: F::RowPad,
+}
+
+pod!(SnatSource<V4>: 8 { addr, first_port, last_port, pad });
+pod!(SnatSource<V6>: 24 { addr, first_port, last_port, pad });

@@ -1,0 +1,128 @@
+//! Why a packet was passed, dropped or answered, and what else is worth counting: each with a stable name and a help text.
+//!
+//! All of them share one per-CPU array, `REASONS`; the index is the position in [`Reason::ALL`]. Names are part of the command line's
+//! and the metrics' interface: new ones are added at the end.
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $class:ident, $help:literal;)+) => {
+        /// What is counted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u32)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Reason {
+            /// Every reason, in the order of their indices.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The stable name.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+
+            /// What the packet's fate is.
+            pub const fn class(self) -> Class {
+                match self { $(Self::$variant => Class::$class),+ }
+            }
+
+            /// What it means, for people.
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$variant => $help),+ }
+            }
+        }
+    };
+}
+
+/// What a reason says of the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// The packet went on as it was.
+    Pass,
+    /// The packet was dropped.
+    Drop,
+    /// The packet was answered in the service's name.
+    Reject,
+    /// Something happened on the way; the packet's fate is counted elsewhere.
+    Note,
+}
+
+impl Class {
+    /// The stable name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Drop => "drop",
+            Self::Reject => "reject",
+            Self::Note => "note",
+        }
+    }
+}
+
+reasons! {
+    /// Not IPv4 or IPv6.
+    NotIp = "not_ip", Pass, "not an IPv4 or IPv6 packet";
+    /// Neither TCP nor UDP.
+    OtherProtocol = "other_protocol", Pass, "neither TCP nor UDP";
+    /// A piece of an IP datagram.
+    Fragment = "fragment", Pass, "a fragment of an IP datagram: ports are in the first fragment only";
+    /// Headers that end too early or contradict each other.
+    Malformed = "malformed", Pass, "headers that end too early or contradict each other: left to the kernel to judge";
+    /// The destination is no frontend, or the packet belongs to no flow.
+    NoService = "no_service", Pass, "the destination is no frontend and the packet belongs to no flow";
+    /// Policy forbids every backend from here.
+    PolicyDrop = "policy_drop", Drop, "the traffic policy leaves no backend on this node, though there are others elsewhere";
+    /// A reply's partner tuple could not be made unique.
+    PortsExhausted = "ports_exhausted", Drop, "no free source port was found for a flow that needed another one";
+    /// The flow could not be recorded.
+    FlowTableFull = "flow_table_full", Drop, "the flow table refused a new entry";
+    /// A backend slot held another service's backend.
+    StaleSlot = "stale_slot", Drop, "a backend slot was given away while it was being read";
+    /// The kernel refused a change to the packet.
+    RewriteFailed = "rewrite_failed", Drop, "the kernel refused to rewrite the packet";
+    /// A pod reached itself on a node without an address of the family.
+    NoSnatSource = "no_snat_source", Drop, "a pod reached itself through a service, but the node has no address of this family to stand in for it";
+    /// Answered with a TCP reset.
+    RejectReset = "reject_reset", Reject, "a service without endpoints: the connection was refused with a TCP reset";
+    /// Answered with an ICMP error.
+    RejectUnreachable = "reject_unreachable", Reject, "a service without endpoints: answered with ICMP port unreachable";
+    /// A new flow.
+    NewFlow = "new_flow", Note, "a flow was started";
+    /// A TCP packet of no known flow in the middle of a connection.
+    Midstream = "midstream", Note, "a TCP packet in mid-stream had no flow: it was given the backend that its hash picks";
+    /// A flow whose backend is gone.
+    BackendGone = "backend_gone", Note, "a new attempt or datagram of a flow whose backend is gone: the flow was moved";
+    /// A lost half of a flow was made again.
+    FlowHealed = "flow_healed", Note, "one direction of a flow had lost its entry: it was made again from the other";
+    /// Two flows of a client wanted the same tuple.
+    PortCollision = "port_collision", Note, "two flows of one client meet at one backend: the second was given another source port";
+    /// A pod reached itself.
+    Hairpin = "hairpin", Note, "a pod reached itself through a service: a packet was sent back to it under the node's address";
+}
+
+impl Reason {
+    /// How many there are.
+    pub const COUNT: u32 = 19;
+
+    /// The index in `REASONS`.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        self as u32
+    }
+}
+
+const _: () = assert!(Reason::ALL.len() == Reason::COUNT as usize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_name_and_a_help_text() {
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(reason.index() as usize, index);
+            assert!(!reason.help().is_empty());
+            assert!(Reason::ALL.iter().filter(|other| other.name() == reason.name()).count() == 1);
+        }
+    }
+}
