@@ -1,0 +1,43 @@
+//! `cargo xtask setup`: installs what building and testing need, and says what was there already.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+
+use crate::{bpf_toolchain::cache_dir, door::Door};
+
+mod bpf;
+pub(crate) mod control_plane;
+mod packages;
+
+/// What can be set up on its own.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// Debian packages with the commands that building and testing call.
+    Packages,
+    /// The sources of core and bpf-linker, which turn Rust into BPF.
+    Bpf,
+    /// etcd, the Kubernetes API server and controller manager, and kubectl.
+    ControlPlane,
+}
+
+pub(crate) const ALL: &[Part] = &[Part::Packages, Part::Bpf, Part::ControlPlane];
+
+/// Sets up the named parts, all of them when none is named.
+pub(crate) fn run(door: &Door, parts: &[Part], own_linker: bool) -> Result<()> {
+    let parts = if parts.is_empty() { ALL } else { parts };
+    // Two set-ups at once would fight over the same folders.
+    let cache = cache_dir()?;
+    fs::create_dir_all(&cache).with_context(|| format!("making {}", cache.display()))?;
+    let lock = fs::File::create(cache.join("setup.lock")).context("opening the lock of the set-up")?;
+    lock.lock().context("waiting for another set-up")?;
+    for part in parts {
+        match part {
+            Part::Packages => packages::set_up(door)?,
+            Part::Bpf => bpf::set_up(door, own_linker)?,
+            Part::ControlPlane => control_plane::set_up(door)?,
+        }
+    }
+    Ok(())
+}
