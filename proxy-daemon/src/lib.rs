@@ -1,1 +1,4 @@
+//! Shunt's daemon: from API objects to rows of BPF maps, one module a step, in the order in which a change passes them.
 
+pub mod model;
+pub mod plan;
