@@ -1,1 +1,41 @@
+//! The testbed: a cluster's network on one machine, and what tests need around it.
+//!
+//! [`Testbed`] makes nodes, pods and a client outside as network namespaces, [`Daemon`] runs the real `shunt` on a
+//! node, [`traffic`] sends real packets between them, [`objects`] and [`Manifests`] say which Services there are.
+//! All of it is named after the process that made it, removed when dropped, and swept by the next process after a
+//! crash ([`leftovers`]). [`packet`] is for tests that run a program on a single frame.
+//!
+//! What depends on the machine gives an error; what only a wrong test can cause panics.
 
+pub mod addr;
+mod cni;
+pub mod daemon;
+pub mod gate;
+mod host;
+pub mod leftovers;
+mod manifests;
+mod name;
+mod netns;
+mod node;
+pub mod objects;
+pub mod packet;
+mod pod;
+mod process;
+mod scratch;
+mod testbed;
+pub mod traffic;
+mod underlay;
+pub mod wait;
+
+pub use self::{
+    addr::{Addrs, Family},
+    cni::Cni,
+    daemon::Daemon,
+    host::Host,
+    manifests::Manifests,
+    netns::Netns,
+    node::Node,
+    pod::Pod,
+    process::Process,
+    testbed::{Builder, Client, Testbed},
+};

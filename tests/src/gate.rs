@@ -1,0 +1,98 @@
+//! Loud, typed skips: what a test needs from the machine, and what happens where that is missing.
+//!
+//! A test that cannot run says `SKIP: <test>: <requirement>` on standard error, past the harness's capture.
+//! With `SHUNT_REQUIRE_ALL=1`, as in CI, a skip is a failure.
+
+use std::{
+    fmt,
+    io::{self, Write as _},
+    path::Path,
+};
+
+use crate::scratch;
+
+/// Something a test cannot do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Root, for namespaces, mounts and BPF.
+    Root,
+    /// A program on the path.
+    Tool(&'static str),
+    /// A kernel that has BPF and its own type information.
+    Btf,
+    /// A mounted cgroup v2 hierarchy.
+    CgroupV2,
+    /// At least this kernel.
+    Kernel(u32, u32),
+}
+
+/// What building a testbed takes.
+pub const TESTBED: &[Need] = &[Need::Root, Need::Tool("ip"), Need::Tool("bridge"), Need::Tool("nft")];
+
+/// What running the daemon on a testbed takes.
+pub const DAEMON: &[Need] = &[Need::Root, Need::Tool("ip"), Need::Tool("bridge"), Need::Tool("nft"), Need::Btf, Need::CgroupV2];
+
+/// Says whether the running test must be skipped, and says so aloud.
+///
+/// # Panics
+/// When it must and `SHUNT_REQUIRE_ALL=1` is set.
+pub fn skip(needs: &[Need]) -> bool {
+    let Some(missing) = needs.iter().find(|need| !need.is_met()) else {
+        return false;
+    };
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    let required = std::env::var("SHUNT_REQUIRE_ALL").is_ok_and(|value| value == "1");
+    assert!(!required, "{test} may not be skipped here but lacks {missing}");
+    // The harness captures what `eprintln` writes and throws it away when the test passes.
+    writeln!(io::stderr(), "SKIP: {test}: {missing}").expect("standard error is writable");
+    true
+}
+
+impl Need {
+    /// Whether this machine has it.
+    pub fn is_met(self) -> bool {
+        match self {
+            Self::Root => nix::unistd::geteuid().is_root(),
+            Self::Tool(tool) => {
+                let path = std::env::var_os("PATH").unwrap_or_default();
+                std::env::split_paths(&path).any(|directory| directory.join(tool).is_file())
+            }
+            Self::Btf => Path::new("/sys/kernel/btf/vmlinux").exists(),
+            Self::CgroupV2 => scratch::cgroup_root().is_ok(),
+            Self::Kernel(major, minor) => kernel() >= (major, minor),
+        }
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => f.write_str("root"),
+            Self::Tool(tool) => write!(f, "the program `{tool}`"),
+            Self::Btf => f.write_str("a kernel with BTF (/sys/kernel/btf/vmlinux)"),
+            Self::CgroupV2 => f.write_str("a mounted cgroup v2 hierarchy"),
+            Self::Kernel(major, minor) => write!(f, "Linux {major}.{minor} or newer"),
+        }
+    }
+}
+
+/// Major and minor number of the running kernel; zeros where it does not say.
+fn kernel() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn needs_are_recognised() {
+        assert!(Need::Tool("sh").is_met());
+        assert!(!Need::Tool("no-such-tool").is_met());
+        assert!(Need::Kernel(3, 0).is_met());
+        assert!(!Need::Kernel(1000, 0).is_met());
+    }
+}

@@ -1,0 +1,45 @@
+//! What pods, nodes and the client outside have in common: a namespace, addresses, and a way to talk.
+
+use std::{io, net::SocketAddr};
+
+use crate::{
+    addr::Addrs,
+    netns::Netns,
+    traffic::{Answer, Connection, UdpClient},
+};
+
+/// A place that sends and receives traffic.
+pub trait Host {
+    fn name(&self) -> &str;
+    fn netns(&self) -> &Netns;
+    fn addrs(&self) -> Addrs;
+
+    /// Opens a TCP connection to an echo server and reads its greeting.
+    fn connect(&self, to: SocketAddr) -> io::Result<Connection> {
+        self.netns().run(|| Connection::open(to))
+    }
+
+    /// Asks an echo server one question from a new unconnected UDP socket.
+    fn ask(&self, to: SocketAddr) -> io::Result<Answer> {
+        self.netns().run(|| UdpClient::unconnected(to)?.ask())
+    }
+
+    /// Asks an echo server one question from a new connected UDP socket, which hears of refusals.
+    fn ask_connected(&self, to: SocketAddr) -> io::Result<Answer> {
+        self.netns().run(|| UdpClient::connected(to)?.ask())
+    }
+}
+
+impl<H: Host> Host for &H {
+    fn name(&self) -> &str {
+        (*self).name()
+    }
+
+    fn netns(&self) -> &Netns {
+        (*self).netns()
+    }
+
+    fn addrs(&self) -> Addrs {
+        (*self).addrs()
+    }
+}

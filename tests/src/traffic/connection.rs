@@ -1,0 +1,85 @@
+//! A TCP client of the echo server.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    mem,
+    net::{SocketAddr, TcpStream},
+    os::fd::AsRawFd as _,
+    time::{Duration, Instant},
+};
+
+use super::{PATIENCE, parse_greeting};
+
+/// An established connection whose server has greeted.
+#[derive(Debug)]
+pub struct Connection {
+    /// The name the server gave.
+    pub server: String,
+    /// The client's address as the server sees it.
+    pub seen: SocketAddr,
+    /// The client's own address.
+    pub local: SocketAddr,
+    /// From the first SYN to the whole greeting.
+    pub took: Duration,
+    /// Segments that were sent again up to the greeting: lost packets, in practice.
+    pub retransmits: u32,
+    pub(super) stream: TcpStream,
+    pings: u64,
+}
+
+impl Connection {
+    /// Connects from the current thread's namespace.
+    pub fn open(to: SocketAddr) -> io::Result<Self> {
+        let start = Instant::now();
+        let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        let (server, seen) = parse_greeting(&read_line(&stream)?)?;
+        let (local, took) = (stream.local_addr()?, start.elapsed());
+        let retransmits = retransmits(&stream)?;
+        Ok(Self { server, seen, local, took, retransmits, stream, pings: 0 })
+    }
+
+    /// Sends a line and waits for its echo.
+    pub fn ping(&mut self) -> io::Result<()> {
+        self.pings += 1;
+        let sent = format!("ping {} from {}", self.pings, self.local);
+        (&self.stream).write_all(format!("{sent}\n").as_bytes())?;
+        let got = read_line(&self.stream)?;
+        if got == sent {
+            return Ok(());
+        }
+        let text = format!("sent {sent:?}, got {got:?}");
+        Err(io::Error::new(io::ErrorKind::InvalidData, text))
+    }
+}
+
+/// How many segments of ours the kernel had to repeat, SYNs included.
+fn retransmits(stream: &TcpStream) -> io::Result<u32> {
+    // SAFETY: the structure consists of integers, for which zero is a value.
+    let mut info: libc::tcp_info = unsafe { mem::zeroed() };
+    let mut len = libc::socklen_t::try_from(size_of_val(&info)).map_err(io::Error::other)?;
+    let (fd, at) = (stream.as_raw_fd(), (&raw mut info).cast());
+    // SAFETY: the kernel writes at most `len` bytes to `info`, and both outlive the call.
+    match unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, at, &raw mut len) } {
+        0 => Ok(info.tcpi_total_retrans),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Reads up to a line's end. The server sends nothing behind it unasked.
+fn read_line(mut stream: &TcpStream) -> io::Result<String> {
+    let (mut line, mut piece) = (Vec::new(), [0; 256]);
+    loop {
+        let n = stream.read(&mut piece)?;
+        if n == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the server"));
+        }
+        line.extend_from_slice(&piece[..n]);
+        if let Some(text) = line.strip_suffix(b"\n") {
+            let text = str::from_utf8(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            return Ok(text.to_owned());
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! New connections at a steady rate, every one counted: the proof that none was dropped.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use super::Connection;
+use crate::host::Host;
+
+/// Enough to keep the rate while some wait for a repeated SYN.
+const WORKERS: u64 = 16;
+
+/// A running load generator; it ends when asked for its report, or when dropped.
+#[derive(Debug)]
+pub struct Load {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+/// What became of the connections.
+#[derive(Clone, Debug, Default)]
+pub struct LoadReport {
+    pub ok: u64,
+    pub failed: u64,
+    /// Those of `ok` that lost a packet on the way.
+    pub lossy: u64,
+    pub first_error: Option<String>,
+    pub by_server: BTreeMap<String, u64>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    to: Vec<SocketAddr>,
+    interval: Duration,
+    start: Instant,
+    next: AtomicU64,
+    stop: AtomicBool,
+    report: Mutex<LoadReport>,
+}
+
+impl Load {
+    /// Starts opening `rate` connections a second from a host, to the destinations in turn.
+    pub fn start(from: &impl Host, to: &[SocketAddr], rate: u32) -> Self {
+        let shared = Arc::new(Shared {
+            to: to.to_vec(),
+            interval: Duration::from_secs(1) / rate,
+            start: Instant::now(),
+            next: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            report: Mutex::default(),
+        });
+        let worker = |_| {
+            let (netns, shared) = (from.netns().clone(), Arc::clone(&shared));
+            thread::spawn(move || netns.run(|| shared.work()))
+        };
+        Self { workers: (0..WORKERS).map(worker).collect(), shared }
+    }
+
+    /// What was counted so far.
+    pub fn so_far(&self) -> LoadReport {
+        self.shared.report.lock().expect("no worker panics").clone()
+    }
+
+    /// Ends the load, the connections under way included, and reports.
+    pub fn finish(mut self) -> LoadReport {
+        self.stop();
+        self.so_far()
+    }
+
+    fn stop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for worker in self.workers.drain(..) {
+            drop(worker.join());
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl LoadReport {
+    /// # Panics
+    /// When a connection failed, or hardly any was opened.
+    #[track_caller]
+    pub fn assert_flawless(&self, at_least: u64) {
+        assert!(self.failed == 0 && self.lossy == 0, "connections failed or lost packets: {self:?}");
+        assert!(self.ok >= at_least, "fewer than {at_least} connections were opened: {self:?}");
+    }
+}
+
+impl Shared {
+    /// Takes the next connection's number, waits for its time, opens it, until told to stop.
+    fn work(&self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let turn = u32::try_from(number).expect("a test opens fewer connections");
+            let due = self.start + self.interval * turn;
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            let to = self.to[turn as usize % self.to.len()];
+            let result = Connection::open(to);
+            self.report.lock().expect("no worker panics").count(to, result);
+        }
+    }
+}
+
+impl LoadReport {
+    fn count(&mut self, to: SocketAddr, result: std::io::Result<Connection>) {
+        match result {
+            Ok(connection) => {
+                self.ok += 1;
+                self.lossy += u64::from(connection.retransmits > 0);
+                *self.by_server.entry(connection.server).or_default() += 1;
+            }
+            Err(error) => {
+                self.failed += 1;
+                self.first_error.get_or_insert(format!("{to}: {error}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! A UDP client of the echo server, on a connected or an unconnected socket.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use super::{PATIENCE, parse_greeting};
+
+/// A socket that asks one server.
+#[derive(Debug)]
+pub struct UdpClient {
+    socket: UdpSocket,
+    to: SocketAddr,
+    connected: bool,
+    questions: u64,
+}
+
+/// What a server answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// The name the server gave.
+    pub server: String,
+    /// The client's address as the server sees it.
+    pub seen: SocketAddr,
+    pub took: Duration,
+}
+
+impl UdpClient {
+    /// Opens a connected socket, which takes answers from `to` only and hears of ICMP errors.
+    pub fn connected(to: SocketAddr) -> io::Result<Self> {
+        let client = Self::unconnected(to)?;
+        client.socket.connect(to)?;
+        Ok(Self { connected: true, ..client })
+    }
+
+    /// Opens an unconnected socket in the current thread's namespace, as most resolvers do.
+    pub fn unconnected(to: SocketAddr) -> io::Result<Self> {
+        let any: SocketAddr = match to {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let socket = UdpSocket::bind(any)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self { socket, to, connected: false, questions: 0 })
+    }
+
+    /// Asks once and waits for the answer to this question. An answer from any other address is an error.
+    pub fn ask(&mut self) -> io::Result<Answer> {
+        self.questions += 1;
+        let question = format!("question {}", self.questions);
+        let start = Instant::now();
+        if self.connected {
+            self.socket.send(question.as_bytes())?;
+        } else {
+            self.socket.send_to(question.as_bytes(), self.to)?;
+        }
+        let mut buffer = [0; 512];
+        let (n, from) = self.socket.recv_from(&mut buffer)?;
+        let took = start.elapsed();
+        let text = String::from_utf8_lossy(&buffer[..n]);
+        let bad = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+        if from != self.to {
+            return Err(bad(format!("asked {}, answered by {from}", self.to)));
+        }
+        match text.split_once('\n') {
+            Some((greeting, echo)) if echo == question => {
+                let (server, seen) = parse_greeting(greeting)?;
+                Ok(Answer { server, seen, took })
+            }
+            _ => Err(bad(format!("asked {question:?}, answered {text:?}"))),
+        }
+    }
+}
