@@ -2,19 +2,26 @@
 //!
 //! Each verb brings what it needs by itself, so that one command is enough on a fresh clone.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod bpf_toolchain;
 mod build;
+mod ci;
 mod debian;
+mod demo;
 mod door;
+mod inspect;
+mod leftovers;
 mod setup;
+mod test;
+mod tidy;
 
 use door::Door;
 use setup::Part;
+use test::Selection;
 
 /// Builds, tests and shows Shunt.
 #[derive(Parser)]
@@ -36,23 +43,46 @@ enum Verb {
     },
     /// Build target/release/shunt: one static file with the BPF objects inside.
     Build,
+    /// Watch connections pass through a real Service, each claim checked.
+    Demo {
+        /// What the demo itself understands.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run the tests of all levels and count them.
+    Test(Selection),
+    /// Run the tests on a real control plane only.
+    E2e(Selection),
+    /// Check the built BPF objects, and print the size of each program.
+    Inspect {
+        /// An object to check instead of the newest built ones.
+        object: Option<PathBuf>,
+    },
+    /// Check the conventions that no compiler checks.
+    Tidy,
+    /// Run everything that continuous integration runs.
+    Ci,
 }
 
 fn main() -> ExitCode {
     door::forget_outer_cargo();
-    match dispatch(Args::parse().verb) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let outcome = Door::new().and_then(|door| dispatch(&door, Args::parse().verb));
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
-fn dispatch(verb: Verb) -> Result<()> {
-    let door = Door::new()?;
+fn dispatch(door: &Door, verb: Verb) -> Result<ExitCode> {
     match verb {
-        Verb::Setup { parts, own_linker } => setup::run(&door, &parts, own_linker),
-        Verb::Build => build::run(&door),
+        Verb::Setup { parts, own_linker } => setup::run(door, &parts, own_linker)?,
+        Verb::Build => build::run(door)?,
+        Verb::Inspect { object } => inspect::run(door, object.as_deref())?,
+        Verb::Tidy => tidy::run(door)?,
+        Verb::Demo { arguments } => return demo::run(door, &arguments),
+        Verb::Test(selection) => return test::run(door, &selection),
+        Verb::E2e(selection) => return test::end_to_end(door, &selection),
+        Verb::Ci => return ci::run(door),
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result};
@@ -24,15 +25,26 @@ const ETCD: &str = "etcd";
 const ETCD_SUITE: &str = "sid";
 
 /// The folder that has the control plane, or will have it after set-up: `KUBEBUILDER_ASSETS`, else the cache.
-pub(crate) fn folder(door: &Door) -> Result<PathBuf> {
+fn folder(door: &Door) -> Result<PathBuf> {
     if let Some(assets) = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from).filter(|dir| is_complete(dir)) {
         return Ok(assets);
     }
     Ok(cache_dir()?.join(format!("control-plane-{}", version(door)?)))
 }
 
+/// Tells a program where the control plane is; where there is none it must do without.
+pub(crate) fn show_to(door: &Door, command: &mut Command) -> Result<()> {
+    let folder = folder(door)?;
+    if is_complete(&folder) {
+        command.env("KUBEBUILDER_ASSETS", folder);
+    } else {
+        command.env_remove("KUBEBUILDER_ASSETS");
+    }
+    Ok(())
+}
+
 /// Says whether everything the tests start is in this folder.
-pub(crate) fn is_complete(folder: &Path) -> bool {
+fn is_complete(folder: &Path) -> bool {
     absent(folder).is_empty()
 }
 

@@ -1,0 +1,45 @@
+//! `cargo xtask ci`: all that continuous integration checks, the cheapest first.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use xshell::cmd;
+
+use crate::{
+    bpf_toolchain::Compiler,
+    build,
+    door::{Door, heading},
+    inspect, setup,
+    test::{self, Selection},
+    tidy,
+};
+
+pub(crate) fn run(door: &Door) -> Result<ExitCode> {
+    let sh = &door.sh;
+    heading("format");
+    cmd!(sh, "cargo fmt --all --check").quiet().run().context("checking the format")?;
+    tidy::run(door)?;
+    setup::run(door, setup::ALL, false)?;
+    heading("clippy");
+    cmd!(sh, "cargo clippy --workspace --all-targets -- -D warnings").quiet().run().context("linting")?;
+    lint_programs(door)?;
+    build::shunt(door)?;
+    inspect::run(door, None)?;
+    test::all_levels(door, &Selection::STRICT)
+}
+
+/// The programs exist for the BPF target only, so the lints of the workspace do not reach their entry files.
+fn lint_programs(door: &Door) -> Result<()> {
+    let compiler = Compiler::ready()?.context("no toolchain has the sources of core")?;
+    let sh = &door.sh;
+    let _toolchain = sh.push_env("RUSTUP_TOOLCHAIN", compiler.toolchain());
+    let _unstable = sh.push_env("RUSTC_BOOTSTRAP", "1");
+    for features in ["object", "object,log"] {
+        // A target folder of its own: RUSTC_BOOTSTRAP would make cargo build everything else anew.
+        let folder = door.target().join("bpf");
+        let lint = cmd!(sh, "cargo clippy --package proxy-ebpf --bin shunt-bpf --features {features} --target-dir {folder}");
+        let lint = lint.args(["--release", "--target", "bpfel-unknown-none", "-Z", "build-std=core", "--", "-D", "warnings"]);
+        lint.quiet().run().context("linting the BPF programs")?;
+    }
+    Ok(())
+}
