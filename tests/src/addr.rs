@@ -74,6 +74,21 @@ impl Addrs {
     }
 }
 
+/// The `ClusterIP`s of the test's Service number `n`.
+pub fn cluster_ips(n: u8) -> Addrs {
+    Addrs::new(&format!("10.96.0.{n}"), &format!("fd00:10:96::{n}"))
+}
+
+/// External IPs, routed to the first node.
+pub fn external_ips(n: u8) -> Addrs {
+    Addrs::new(&format!("198.51.100.{n}"), &format!("2001:db8:e::{n}"))
+}
+
+/// Load balancer IPs, routed to the first node.
+pub fn load_balancer_ips(n: u8) -> Addrs {
+    Addrs::new(&format!("203.0.113.{n}"), &format!("2001:db8:1b::{n}"))
+}
+
 pub(crate) fn router() -> Addrs {
     Addrs::new("172.30.0.1", "fd30::1")
 }
@@ -88,13 +103,13 @@ pub(crate) fn client_gateway() -> Addrs {
 }
 
 /// The address of node `index`, counted from 1.
-pub(crate) fn node(index: u8) -> Addrs {
+pub fn node(index: u8) -> Addrs {
     let host = 10 + index;
     Addrs::new(&format!("172.30.0.{host}"), &format!("fd30::{host}"))
 }
 
 /// An address out of a node's pod networks; 1 is the gateway where the CNI style has one.
-pub(crate) fn pod(node: u8, host: u8) -> Addrs {
+pub fn pod(node: u8, host: u8) -> Addrs {
     Addrs::new(&format!("10.244.{node}.{host}"), &format!("fd00:244:0:{node}::{host}"))
 }
 

@@ -8,6 +8,7 @@
 //! What depends on the machine gives an error; what only a wrong test can cause panics.
 
 pub mod addr;
+mod cases;
 mod cni;
 pub mod daemon;
 pub mod gate;
@@ -29,6 +30,7 @@ pub mod wait;
 
 pub use self::{
     addr::{Addrs, Family},
+    cases::Cases,
     cni::Cni,
     daemon::Daemon,
     host::Host,

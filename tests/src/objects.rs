@@ -58,6 +58,10 @@ impl Service {
         }
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     pub fn cluster_ips(mut self, addrs: Addrs) -> Self {
         self.cluster_ips = addrs.both().to_vec();
         self

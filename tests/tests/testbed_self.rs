@@ -163,8 +163,8 @@ mod tests {
             Ok(())
         })
         .unwrap();
-        load.finish().assert_flawless(300);
-        pinger.finish().assert_flawless();
+        load.finish().check(300).unwrap();
+        pinger.finish().check().unwrap();
     }
 
     fn a_removed_pod_takes_its_device_along(pod: Pod) {

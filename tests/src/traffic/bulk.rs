@@ -45,12 +45,12 @@ impl Content {
     }
 
     fn next_piece(&mut self) -> Vec<u8> {
-        let mut piece = Vec::with_capacity(PIECE);
-        while piece.len() < PIECE {
+        let mut piece = vec![0; PIECE];
+        for word in piece.chunks_exact_mut(size_of::<u64>()) {
             self.0 ^= self.0 << 13;
             self.0 ^= self.0 >> 7;
             self.0 ^= self.0 << 17;
-            piece.extend((0..8).map(|byte| ((self.0 >> (8 * byte)) & 0xff) as u8));
+            word.copy_from_slice(&self.0.to_le_bytes());
         }
         piece
     }

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::{Result, ensure};
+
 use super::{PATIENCE, parse_greeting};
 
 /// An established connection whose server has greeted.
@@ -39,6 +41,12 @@ impl Connection {
         let (local, took) = (stream.local_addr()?, start.elapsed());
         let retransmits = retransmits(&stream)?;
         Ok(Self { server, seen, local, took, retransmits, stream, pings: 0 })
+    }
+
+    /// Fails unless the server gave this name.
+    pub fn expect_server(&self, name: &str) -> Result<()> {
+        ensure!(self.server == name, "answered by {} instead of {name}", self.server);
+        Ok(())
     }
 
     /// Sends a line and waits for its echo.

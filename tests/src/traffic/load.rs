@@ -11,6 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::{Result, ensure};
+
 use super::Connection;
 use crate::host::Host;
 
@@ -89,12 +91,23 @@ impl Drop for Load {
 }
 
 impl LoadReport {
-    /// # Panics
-    /// When a connection failed, or hardly any was opened.
-    #[track_caller]
-    pub fn assert_flawless(&self, at_least: u64) {
-        assert!(self.failed == 0 && self.lossy == 0, "connections failed or lost packets: {self:?}");
-        assert!(self.ok >= at_least, "fewer than {at_least} connections were opened: {self:?}");
+    /// Fails when a connection failed or lost a packet, or hardly any was opened.
+    pub fn check(&self, at_least: u64) -> Result<()> {
+        ensure!(self.failed == 0, "connections failed: {self:?}");
+        ensure!(self.lossy == 0, "connections lost packets: {self:?}");
+        ensure!(self.ok >= at_least, "fewer than {at_least} connections were opened: {self:?}");
+        Ok(())
+    }
+
+    /// Adds another load's counts.
+    pub fn add(&mut self, other: Self) {
+        self.ok += other.ok;
+        self.failed += other.failed;
+        self.lossy += other.lossy;
+        self.first_error = self.first_error.take().or(other.first_error);
+        for (server, n) in other.by_server {
+            *self.by_server.entry(server).or_default() += n;
+        }
     }
 }
 

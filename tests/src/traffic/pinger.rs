@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use anyhow::{Result, ensure};
+
 use super::Connection;
 use crate::host::Host;
 
@@ -58,11 +60,10 @@ impl Pinger {
 }
 
 impl PingReport {
-    /// # Panics
-    /// When a connection broke, or none was used.
-    #[track_caller]
-    pub fn assert_flawless(&self) {
-        assert!(self.errors.is_empty() && self.pings > 0, "established connections broke: {self:?}");
+    /// Fails when a connection broke, or none was used.
+    pub fn check(&self) -> Result<()> {
+        ensure!(self.errors.is_empty() && self.pings > 0, "established connections broke: {self:?}");
+        Ok(())
     }
 }
 

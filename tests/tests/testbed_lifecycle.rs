@@ -1,0 +1,248 @@
+//! What clients notice while endpoints, pods and the daemon come and go: nothing.
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::SocketAddr,
+        thread,
+        time::{Duration, Instant},
+    };
+
+    use anyhow::{Result, ensure};
+    use shunt_tests::{
+        Cases, Cni, Daemon, Family, Host as _, Node, Pod, Testbed, addr, gate,
+        objects::{Endpoint, Service},
+        traffic::{EchoServer, Load, LoadReport, PingReport, Pinger},
+        wait,
+    };
+
+    const PORT: u16 = 80;
+    const TARGET: u16 = 8080;
+    const NODE_PORT: u16 = 30_080;
+    /// New connections a second, from the pod and from outside together.
+    const RATE: u32 = 500;
+    /// A new pod must be served when it is this old: its first packet is a DNS query.
+    const NEW_POD_LIMIT: Duration = Duration::from_millis(50);
+
+    /// All of these want the machine for themselves, so they follow each other on one testbed.
+    #[test]
+    fn clients_notice_nothing() {
+        if gate::skip(gate::DAEMON) {
+            return;
+        }
+        let scene = Scene::build(Cni::Bridge);
+        scene.publish(&[&scene.b, &scene.c]);
+        let mut daemon = Daemon::on(scene.n1(), &scene.bed).start().unwrap();
+        let mut cases = Cases::new();
+        cases.run("endpoints change every 50 ms", || scene.endpoints_change());
+        cases.run("the daemon is killed", || scene.daemon_is_killed(&mut daemon));
+        cases.run("the daemon is restarted", || scene.daemon_is_restarted(&mut daemon));
+        cases.run("what changed while it was down takes effect", || scene.changes_while_down(&mut daemon));
+        cases.run("the log stays quiet", || {
+            let log = daemon.log();
+            ensure!(log.lines().count() < 200, "{} lines", log.lines().count());
+            Ok(())
+        });
+        cases.finish();
+    }
+
+    #[test]
+    fn a_new_pods_first_packet_is_served_with_bridged_pods() {
+        new_pods(Cni::Bridge);
+    }
+
+    #[test]
+    fn a_new_pods_first_packet_is_served_with_routed_pods() {
+        new_pods(Cni::Routed);
+    }
+
+    #[test]
+    fn cleanup_removes_what_is_ours_and_nothing_else() {
+        if gate::skip(gate::DAEMON) || gate::skip(CLEANUP) {
+            return;
+        }
+        let scene = Scene::build(Cni::Bridge);
+        scene.publish(&[&scene.b]);
+        let devices = ["eth0", scene.a.host_device()];
+        for device in devices {
+            add_foreign_filter(scene.n1(), device);
+        }
+        let before = programs(scene.n1());
+        let mut daemon = Daemon::on(scene.n1(), &scene.bed).start().unwrap();
+        scene.a.connect(cluster_ip(Family::V4)).unwrap();
+        assert_ne!(programs(scene.n1()), before, "the daemon attached nothing");
+        daemon.terminate().unwrap();
+        scene.a.connect(cluster_ip(Family::V4)).unwrap();
+        daemon.cleanup().unwrap();
+        assert_eq!(programs(scene.n1()), before);
+        assert!(!daemon.bpffs().exists(), "pins are left");
+        for device in devices {
+            let shown = scene.n1().netns().exec(&format!("tc filter show dev {device} ingress"));
+            assert!(shown.unwrap().contains("pref 7 bpf"), "the foreign filter on {device} is gone");
+        }
+        scene.a.connect(scene.b.addrs().at(Family::V4, TARGET)).unwrap();
+        daemon.cleanup().unwrap();
+    }
+
+    /// The pods a, b and d are on n1, c is on n2; all but a serve.
+    struct Scene {
+        a: Pod,
+        b: Pod,
+        c: Pod,
+        d: Pod,
+        _servers: Vec<EchoServer>,
+        bed: Testbed,
+    }
+
+    impl Scene {
+        fn build(cni: Cni) -> Self {
+            let bed = Testbed::builder().style(cni).build().unwrap();
+            let (n1, n2) = (bed.node(0), bed.node(1));
+            let [a, b, d] = ["a", "b", "d"].map(|name| n1.pod(name).unwrap());
+            let c = n2.pod("c").unwrap();
+            let servers = [&b, &c, &d].map(|pod| EchoServer::start(pod, TARGET).unwrap());
+            Self { a, b, c, d, _servers: servers.into(), bed }
+        }
+
+        fn n1(&self) -> &Node {
+            self.bed.node(0)
+        }
+
+        fn publish(&self, pods: &[&Pod]) {
+            let service = Service::named("web").cluster_ips(addr::cluster_ips(1));
+            let service = service.node_port(PORT, TARGET, NODE_PORT);
+            let endpoints: Vec<_> = pods.iter().map(|pod| Endpoint::pod(pod)).collect();
+            self.bed.manifests().write("web", &service.with_endpoints(&endpoints)).unwrap();
+        }
+
+        fn endpoints_change(&self) -> Result<()> {
+            let traffic = Traffic::start(self)?;
+            let sets: [&[&Pod]; 4] = [&[&self.b], &[&self.b, &self.c], &[&self.d, &self.b], &[&self.b, &self.c, &self.d]];
+            for set in sets.into_iter().cycle().take(100) {
+                self.publish(set);
+                thread::sleep(Duration::from_millis(50));
+            }
+            let report = traffic.finish(2_000)?;
+            let servers: Vec<_> = report.by_server.keys().map(String::as_str).collect();
+            ensure!(servers == ["b", "c", "d"], "connections went to {servers:?} only");
+            Ok(())
+        }
+
+        fn daemon_is_killed(&self, daemon: &mut Daemon) -> Result<()> {
+            let before = daemon.show("services")?;
+            let traffic = Traffic::start(self)?;
+            traffic.wait_for(200)?;
+            daemon.kill9()?;
+            traffic.wait_for(500)?;
+            ensure!(daemon.show("services")? == before, "the state is not readable while it is down");
+            daemon.restart()?;
+            traffic.wait_for(500)?;
+            traffic.finish(1_000)?;
+            let after = daemon.show("services")?;
+            ensure!(after == before, "the services were {before}, now they are {after}");
+            Ok(())
+        }
+
+        fn daemon_is_restarted(&self, daemon: &mut Daemon) -> Result<()> {
+            let traffic = Traffic::start(self)?;
+            for _ in 0..3 {
+                daemon.terminate()?;
+                traffic.wait_for(200)?;
+                daemon.restart()?;
+                traffic.wait_for(200)?;
+            }
+            traffic.finish(1_000).map(drop)
+        }
+
+        fn changes_while_down(&self, daemon: &mut Daemon) -> Result<()> {
+            self.publish(&[&self.b]);
+            let to = cluster_ip(Family::V4);
+            let all_to = |name| (0..30).try_for_each(|_| self.a.connect(to)?.expect_server(name));
+            wait::until("the change", Duration::from_secs(1), || all_to("b"))?;
+            daemon.kill9()?;
+            self.publish(&[&self.d]);
+            all_to("b")?;
+            daemon.restart()?;
+            all_to("d")
+        }
+    }
+
+    fn cluster_ip(family: Family) -> SocketAddr {
+        addr::cluster_ips(1).at(family, PORT)
+    }
+
+    /// Load and established connections, from the pod a to the `ClusterIP`s and from outside to the node port.
+    struct Traffic {
+        loads: [Load; 2],
+        pingers: [Pinger; 2],
+    }
+
+    impl Traffic {
+        fn start(scene: &Scene) -> Result<Self> {
+            let inside = Family::ALL.map(cluster_ip);
+            let outside = Family::ALL.map(|family| scene.n1().addrs().at(family, NODE_PORT));
+            let (pod, client) = (&scene.a, scene.bed.client());
+            Ok(Self {
+                pingers: [Pinger::start(pod, &inside, 10)?, Pinger::start(client, &outside, 10)?],
+                loads: [Load::start(pod, &inside, RATE / 2), Load::start(client, &outside, RATE / 2)],
+            })
+        }
+
+        /// Waits until there are as many more connections.
+        fn wait_for(&self, n: u64) -> Result<()> {
+            let opened = || self.loads.iter().map(|load| load.so_far().ok).sum::<u64>();
+            let goal = opened() + n;
+            wait::until("more connections", Duration::from_secs(10), || {
+                ensure!(opened() >= goal, "{} of {goal}", opened());
+                Ok(())
+            })
+        }
+
+        /// Ends it, and fails when anything failed.
+        fn finish(self, at_least: u64) -> Result<LoadReport> {
+            let mut all = LoadReport::default();
+            for load in self.loads {
+                all.add(load.finish());
+            }
+            let pings = self.pingers.map(Pinger::finish);
+            all.check(at_least)?;
+            pings.iter().try_for_each(PingReport::check)?;
+            Ok(all)
+        }
+    }
+
+    fn new_pods(cni: Cni) {
+        if gate::skip(gate::DAEMON) {
+            return;
+        }
+        let scene = Scene::build(cni);
+        scene.publish(&[&scene.b, &scene.c]);
+        let _daemon = Daemon::on(scene.n1(), &scene.bed).start().unwrap();
+        let mut cases = Cases::new();
+        for n in 0..10 {
+            let start = Instant::now();
+            let pod = scene.n1().pod(&format!("new{n}")).unwrap();
+            thread::sleep(NEW_POD_LIMIT.saturating_sub(start.elapsed()));
+            for family in Family::ALL {
+                cases.run(format!("pod {n}, first question over {family}"), || Ok(pod.ask(cluster_ip(family)).map(drop)?));
+            }
+        }
+        cases.finish();
+    }
+
+    const CLEANUP: &[gate::Need] = &[gate::Need::Tool("tc"), gate::Need::Tool("bpftool")];
+
+    /// Puts a classifier that lets all pass on a device, as another program would.
+    fn add_foreign_filter(node: &Node, device: &str) {
+        let lines = format!(
+            "tc qdisc add dev {device} clsact && \
+             tc filter add dev {device} ingress protocol all pref 7 bpf bytecode '1,6 0 0 4294967295'"
+        );
+        node.netns().exec(&lines).unwrap();
+    }
+
+    /// All programs attached to the node's devices.
+    fn programs(node: &Node) -> serde_json::Value {
+        serde_json::from_str(&node.netns().exec("bpftool -j net").unwrap()).unwrap()
+    }
+}
