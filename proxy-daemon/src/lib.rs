@@ -1,4 +1,5 @@
 //! Shunt's daemon: from API objects to rows of BPF maps, one module a step, in the order in which a change passes them.
 
 pub mod model;
+pub mod net;
 pub mod plan;

@@ -1,0 +1,309 @@
+//! The whole of this module against the kernel: devices come, go and change in a network namespace made for each test.
+
+use std::{
+    fs::File,
+    net::IpAddr,
+    os::fd::AsFd as _,
+    process::{self, Command},
+    sync::mpsc as std_mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sched::{CloneFlags, setns, unshare},
+    unistd::geteuid,
+};
+use tokio::{runtime, sync::watch, time};
+
+use super::{DeviceEvent, Network, Role, Rules, follow, message::Change, socket::Listener};
+
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// What the kernel needs between the system call and the message is short; the rest is room for a busy machine.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// Another namespace, kept by a thread: a pod's, or the wire's other end.
+struct Elsewhere {
+    path: String,
+    stop: Option<std_mpsc::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Elsewhere {
+    fn new() -> Self {
+        let (path_tx, path) = std_mpsc::channel();
+        let (stop, stopped) = std_mpsc::channel::<()>();
+        let thread = thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("unshare");
+            path_tx.send(own_namespace()).expect("the test waits for this");
+            // Ends with an error, when the sender goes.
+            stopped.recv().expect_err("nothing is ever sent");
+        });
+        Self { path: path.recv().expect("a namespace"), stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// Runs an `ip` command there.
+    fn ip(&self, line: &str) {
+        let namespace = File::open(&self.path).expect("its thread lives");
+        let line = line.to_owned();
+        let run = thread::spawn(move || {
+            setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).expect("setns");
+            ip(&line);
+        });
+        run.join().expect("ip");
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the namespace's thread");
+        }
+    }
+}
+
+fn own_namespace() -> String {
+    format!("/proc/{}/task/{}/ns/net", process::id(), nix::unistd::gettid())
+}
+
+/// Runs an `ip` command in the namespace of this thread.
+fn ip(line: &str) {
+    let output = Command::new("ip").args(line.split_whitespace()).output().expect("ip is installed");
+    assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The daemon's side of a test, with all events it has had.
+struct Node {
+    network: Network,
+    internal_ips: watch::Sender<Vec<IpAddr>>,
+    elsewhere: Elsewhere,
+}
+
+impl Node {
+    async fn new(rules: Rules) -> Self {
+        let elsewhere = Elsewhere::new();
+        let (internal_ips, receiver) = watch::channel(Vec::new());
+        let mut network = follow(rules, receiver).await.expect("follow");
+        assert_eq!(network.devices.recv().await, Some(DeviceEvent::Listed));
+        Self { network, internal_ips, elsewhere }
+    }
+
+    async fn expect(&mut self, expected: &str) {
+        let event = time::timeout(DEADLINE, self.network.devices.recv()).await;
+        assert_eq!(text(&event.expect("an event in time").expect("still followed")), expected);
+    }
+
+    async fn expect_quiet(&mut self) {
+        let event = time::timeout(QUIET, self.network.devices.recv()).await;
+        assert!(event.is_err(), "{event:?}");
+    }
+}
+
+fn text(event: &DeviceEvent) -> String {
+    match event {
+        DeviceEvent::Attach(device) => format!("attach {} {}", device.role.name(), device.name),
+        DeviceEvent::Changed(device) => format!("changed {} {}", device.name, device.mtu),
+        DeviceEvent::Detach { device, gone: true } => format!("gone {}", device.name),
+        DeviceEvent::Detach { device, gone: false } => format!("detach {} {}", device.role.name(), device.name),
+        DeviceEvent::Listed => "listed".to_owned(),
+    }
+}
+
+/// Runs a test in a namespace of its own, or says why not.
+fn in_namespace<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F + Send + 'static) {
+    if !geteuid().is_root() {
+        #[expect(clippy::print_stderr, reason = "a skip must be seen")]
+        {
+            eprintln!("SKIP: {name}: needs root");
+        }
+        return;
+    }
+    let run = thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("unshare");
+        ip("link set lo up");
+        runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(test());
+    });
+    if let Err(panic) = run.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn rules() -> Rules {
+    Rules { cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a prefix")], ..Rules::default() }
+}
+
+#[test]
+fn a_pair_is_a_pods_once_its_peer_has_moved() {
+    in_namespace("a_pair_is_a_pods_once_its_peer_has_moved", async || {
+        let mut node = Node::new(rules()).await;
+        ip("link add host type veth peer name pod");
+        node.expect_quiet().await;
+        ip(&format!("link set pod netns {}", node.elsewhere.path));
+        node.expect("attach workload host").await;
+        ip("link set host up mtu 1400");
+        node.expect("changed host 1400").await;
+        ip("link del host");
+        node.expect("gone host").await;
+    });
+}
+
+#[test]
+fn a_pair_made_from_the_pods_side_is_attached_before_it_is_up() {
+    in_namespace("a_pair_made_from_the_pods_side_is_attached_before_it_is_up", async || {
+        let mut node = Node::new(rules()).await;
+        node.elsewhere.ip(&format!("link add pod type veth peer name host netns {}", own_namespace()));
+        node.expect("attach workload host").await;
+    });
+}
+
+#[test]
+fn a_host_end_that_is_moved_in_is_attached() {
+    in_namespace("a_host_end_that_is_moved_in_is_attached", async || {
+        let mut node = Node::new(rules()).await;
+        node.elsewhere.ip("link add pod type veth peer name host");
+        node.elsewhere.ip(&format!("link set host netns {}", own_namespace()));
+        node.expect("attach workload host").await;
+        node.elsewhere.ip("link del pod");
+        node.expect("gone host").await;
+    });
+}
+
+#[test]
+fn a_pods_device_is_reported_within_milliseconds() {
+    in_namespace("a_pods_device_is_reported_within_milliseconds", async || {
+        let mut node = Node::new(rules()).await;
+        for _ in 0..10 {
+            // The message is sent while `ip` still runs, so that this measures more than the reporting, never less.
+            let start = Instant::now();
+            ip(&format!("link add host type veth peer name pod netns {}", node.elsewhere.path));
+            node.expect("attach workload host").await;
+            assert!(start.elapsed() < DEADLINE / 10, "{:?}", start.elapsed());
+            ip("link del host");
+            node.expect("gone host").await;
+        }
+    });
+}
+
+#[test]
+fn a_role_follows_addresses_and_routes() {
+    in_namespace("a_role_follows_addresses_and_routes", async || {
+        let mut node = Node::new(rules()).await;
+        ip(&format!("link add eth0 type veth peer name wire netns {}", node.elsewhere.path));
+        node.expect("attach workload eth0").await;
+        ip("link set eth0 up");
+        ip("addr add 192.0.2.10/24 dev eth0");
+        node.expect_quiet().await;
+
+        node.internal_ips.send_replace(vec!["192.0.2.10".parse().expect("an address")]);
+        node.expect("detach workload eth0").await;
+        node.expect("attach uplink eth0").await;
+        node.internal_ips.send_replace(Vec::new());
+        node.expect("detach uplink eth0").await;
+        node.expect("attach workload eth0").await;
+
+        for route in ["default via 192.0.2.1", "10.244.7.0/24 via 192.0.2.7"] {
+            ip(&format!("route add {route}"));
+            node.expect("detach workload eth0").await;
+            node.expect("attach uplink eth0").await;
+            ip(&format!("route del {route}"));
+            node.expect("detach uplink eth0").await;
+            node.expect("attach workload eth0").await;
+        }
+    });
+}
+
+#[test]
+fn an_overlay_is_an_uplink_once_it_has_routes() {
+    in_namespace("an_overlay_is_an_uplink_once_it_has_routes", async || {
+        let mut node = Node::new(rules()).await;
+        ip("link add flannel.1 type vxlan id 1 dstport 8472");
+        ip("link set flannel.1 up");
+        node.expect_quiet().await;
+        ip("route add 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink");
+        node.expect("attach uplink flannel.1").await;
+    });
+}
+
+#[test]
+fn a_pod_on_a_bridge_keeps_its_role_when_it_leaves_the_bridge() {
+    in_namespace("a_pod_on_a_bridge_keeps_its_role_when_it_leaves_the_bridge", async || {
+        let mut node = Node::new(rules()).await;
+        ip("link add cni0 type bridge");
+        ip("addr add 10.244.1.1/24 dev cni0");
+        ip(&format!("link add host type veth peer name pod netns {}", node.elsewhere.path));
+        node.expect("attach workload host").await;
+        ip("link set host master cni0");
+        ip("link set host nomaster");
+        node.expect_quiet().await;
+        ip("link set host name renamed");
+        node.expect("changed renamed 1500").await;
+    });
+}
+
+#[test]
+fn addresses_and_the_masquerade_source_are_followed() {
+    in_namespace("addresses_and_the_masquerade_source_are_followed", async || {
+        use proxy_common::{Address as _, V4};
+        let mut node = Node::new(rules()).await;
+        assert!(node.network.addresses.borrow().contains("127.0.0.1".parse().expect("an address")));
+        ip(&format!("link add eth0 type veth peer name wire netns {}", node.elsewhere.path));
+        ip("link set eth0 up");
+        for expected in ["192.0.2.10", "192.0.2.11"] {
+            ip(&format!("addr add {expected}/24 dev eth0"));
+            node.internal_ips.send_replace(vec![expected.parse().expect("an address")]);
+            let is_source =
+                |local: &super::LocalAddresses| local.masquerade_source::<V4>().is_some_and(|addr| addr.to_ip().to_string() == expected);
+            time::timeout(DEADLINE, node.network.addresses.wait_for(is_source)).await.expect("in time").expect("followed");
+        }
+        let range = super::local_port_range().expect("a range");
+        assert!(range.contains(&40000), "{range:?}");
+    });
+}
+
+#[test]
+fn a_burst_of_pods_ends_in_the_right_set() {
+    in_namespace("a_burst_of_pods_ends_in_the_right_set", async || {
+        let mut node = Node::new(rules()).await;
+        let add = |pod| format!("link add h{pod} type veth peer name p{pod} netns {}", node.elsewhere.path);
+        let del = |pod| format!("link del h{}", pod * 2);
+        let lines: Vec<String> = (0..200).map(add).chain((0..100).map(del)).collect();
+        let batch = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(batch.path(), lines.join("\n")).expect("written");
+        ip(&format!("-batch {}", batch.path().display()));
+
+        let mut attached = std::collections::BTreeSet::new();
+        let wanted: std::collections::BTreeSet<_> = (0..200).filter(|pod| pod % 2 == 1).map(|pod| format!("h{pod}")).collect();
+        let mut seen_last = false;
+        while !(seen_last && attached == wanted) {
+            let event = time::timeout(DEADLINE, node.network.devices.recv()).await.expect("in time");
+            match event.expect("followed") {
+                DeviceEvent::Attach(device) => {
+                    assert_eq!(device.role, Role::Workload);
+                    seen_last |= device.name == "h199";
+                    assert!(attached.insert(device.name), "attached twice");
+                }
+                DeviceEvent::Detach { device, .. } => assert!(attached.remove(&device.name), "never attached"),
+                DeviceEvent::Changed(_) | DeviceEvent::Listed => {}
+            }
+        }
+        node.expect_quiet().await;
+    });
+}
+
+#[test]
+fn a_full_receive_buffer_is_noticed() {
+    in_namespace("a_full_receive_buffer_is_noticed", async || {
+        let mut listener = Listener::open(4096).expect("a socket");
+        // Nobody reads meanwhile: this thread, which would, waits for `ip`.
+        for address in 1..50 {
+            ip(&format!("addr add 192.0.2.{address}/32 dev lo"));
+        }
+        let lost = async { while !listener.changes().await.expect("still open").contains(&Change::Lost) {} };
+        time::timeout(DEADLINE, lost).await.expect("in time");
+        ip("addr add 198.51.100.1/32 dev lo");
+        let heard = async { while listener.changes().await.expect("still open").is_empty() {} };
+        time::timeout(DEADLINE, heard).await.expect("the socket is still of use");
+    });
+}
