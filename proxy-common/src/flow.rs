@@ -1,7 +1,7 @@
 //! Flows: one entry for each direction of a connection, each complete in itself.
 //!
 //! An entry maps the tuple of a packet, as it is at the hook, to the tuple it is given there. Both entries of a flow can be made from
-//! either: see [`FlowKey::partner`].
+//! either: see [`FlowKey::partner`] and [`FlowKey::partner_flow`].
 
 use bytemuck::{Pod, Zeroable};
 
@@ -68,8 +68,7 @@ impl<F: Family> FlowKey<F> {
     /// The key of one direction of a flow.
     #[inline(always)]
     pub fn new(tuple: Tuple<F>, protocol: Protocol, side: Side) -> Self {
-        let Tuple { src, dst, src_port, dst_port } = tuple;
-        Self { src, dst, src_port, dst_port, protocol: protocol.to_wire(), side: side as u8, pad: 0 }
+        F::flow_key(&tuple, protocol.to_wire(), side as u8)
     }
 
     /// The tuple of the packets that the entry is for.
@@ -78,15 +77,18 @@ impl<F: Family> FlowKey<F> {
         Tuple { src: self.src, dst: self.dst, src_port: self.src_port, dst_port: self.dst_port }
     }
 
-    /// The entry of the other direction, of a flow whose entry for this key is `flow`; with `state` as its state.
+    /// The key of the other direction, of a flow whose entry for this key is `flow`.
     #[inline(always)]
-    pub fn partner(&self, flow: &Flow<F>, state: FlowState) -> (Self, Flow<F>) {
+    pub fn partner(&self, flow: &Flow<F>) -> Self {
         // Translated packets that go back to where they came from return by the same hook: a pod that reaches itself.
         let side = if flow.dst == self.src { self.side } else { self.side ^ 1 };
-        let Tuple { src, dst, src_port, dst_port } = flow.tuple().reversed();
-        let key = Self { src, dst, src_port, dst_port, protocol: self.protocol, side, pad: 0 };
-        let value = Flow::new(self.tuple().reversed(), flow.last_used, flow.backend, flow.owner.service(), state);
-        (key, value)
+        F::flow_key(&flow.tuple().reversed(), self.protocol, side)
+    }
+
+    /// The entry of the other direction, with `state` as its state.
+    #[inline(always)]
+    pub fn partner_flow(&self, flow: &Flow<F>, state: FlowState) -> Flow<F> {
+        Flow::new(self.tuple().reversed(), flow.last_used, flow.backend, flow.owner.service(), state)
     }
 }
 
@@ -120,8 +122,7 @@ impl<F: Family> Flow<F> {
     /// The entry that gives packets the tuple `to`.
     #[inline(always)]
     pub fn new(to: Tuple<F>, last_used: u32, backend: BackendRef, service: ServiceId, state: FlowState) -> Self {
-        let Tuple { src, dst, src_port, dst_port } = to;
-        Self { src, dst, src_port, dst_port, last_used, backend, owner: FlowOwner::new(service, state) }
+        F::flow(&to, last_used, backend, FlowOwner::new(service, state))
     }
 
     /// The tuple that packets get.
@@ -143,6 +144,12 @@ impl FlowOwner {
         Self(service.0 & ServiceId::MAX | (state.0 as u32) << 24)
     }
 
+    /// The word as it lies in memory.
+    #[inline(always)]
+    pub const fn raw(self) -> u32 {
+        self.0
+    }
+
     /// The service port.
     #[inline(always)]
     pub const fn service(self) -> ServiceId {
@@ -151,7 +158,6 @@ impl FlowOwner {
 
     /// The state.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "eight bits are left after the shift")]
     pub const fn state(self) -> FlowState {
         FlowState((self.0 >> 24) as u8)
     }
@@ -223,19 +229,19 @@ mod tests {
     fn the_partner_of_the_partner_is_the_entry_itself() {
         let key = FlowKey::new(tuple(1, 4000, 96, 80), Protocol::Tcp, Side::Ingress);
         let value = Flow::new(tuple(1, 4000, 2, 8080), 7, BackendRef::new(3, 1), ServiceId(9), FlowState::NEW);
-        let (reply_key, reply) = key.partner(&value, FlowState::REPLY);
+        let (reply_key, reply) = (key.partner(&value), key.partner_flow(&value, FlowState::REPLY));
         assert_eq!(reply_key, FlowKey::new(tuple(2, 8080, 1, 4000), Protocol::Tcp, Side::Egress));
         assert_eq!(reply.tuple(), tuple(96, 80, 1, 4000));
-        assert_eq!(reply_key.partner(&reply, FlowState::NEW), (key, value));
+        assert_eq!((reply_key.partner(&reply), reply_key.partner_flow(&reply, FlowState::NEW)), (key, value));
     }
 
     #[test]
     fn a_pod_that_reaches_itself_has_both_entries_on_ingress() {
         let key = FlowKey::new(tuple(1, 4000, 96, 80), Protocol::Tcp, Side::Ingress);
         let value = Flow::new(tuple(200, 1024, 1, 8080), 7, BackendRef::new(3, 1), ServiceId(9), FlowState::NEW);
-        let (reply_key, reply) = key.partner(&value, FlowState::REPLY);
+        let (reply_key, reply) = (key.partner(&value), key.partner_flow(&value, FlowState::REPLY));
         assert_eq!(reply_key, FlowKey::new(tuple(1, 8080, 200, 1024), Protocol::Tcp, Side::Ingress));
-        assert_eq!(reply_key.partner(&reply, FlowState::NEW), (key, value));
+        assert_eq!((reply_key.partner(&reply), reply_key.partner_flow(&reply, FlowState::NEW)), (key, value));
     }
 
     #[test]

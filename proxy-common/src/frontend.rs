@@ -18,17 +18,18 @@ pub struct FrontendKey<F: Family> {
     pub port: Port,
     /// The number of the [`Protocol`].
     pub protocol: u8,
-    pad: F::Pad,
+    pad: u8,
+    pad_word: F::RowPad,
 }
 
-pod!(FrontendKey<V4>: 8 { addr, port, protocol, pad });
-pod!(FrontendKey<V6>: 24 { addr, port, protocol, pad });
+pod!(FrontendKey<V4>: 8 { addr, port, protocol, pad, pad_word });
+pod!(FrontendKey<V6>: 24 { addr, port, protocol, pad, pad_word });
 
 impl<F: Family> FrontendKey<F> {
     /// The key of one frontend.
     #[inline(always)]
     pub fn new(addr: F::Addr, port: Port, protocol: Protocol) -> Self {
-        Self { addr, port, protocol: protocol.to_wire(), pad: F::Pad::zeroed() }
+        F::frontend_key(addr, port, protocol.to_wire())
     }
 }
 

@@ -34,6 +34,10 @@ pub const FLOWS_V6: &str = "FLOWS_V6";
 pub const SNAT_V4: &str = "SNAT_V4";
 /// The node's own address of IPv6.
 pub const SNAT_V6: &str = "SNAT_V6";
+/// Room for a new flow of IPv4, for programs only.
+pub const SCRATCH_V4: &str = "SCRATCH_V4";
+/// Room for a new flow of IPv6, for programs only.
+pub const SCRATCH_V6: &str = "SCRATCH_V6";
 /// The names of service ids: `ServiceRow`.
 pub const SERVICES: &str = "SERVICES";
 /// Counters per service: `ServiceCounters` on each CPU.
@@ -44,7 +48,7 @@ pub const REASONS: &str = "REASONS";
 pub const NODE: &str = "NODE";
 
 /// Every map.
-pub const ALL: [&str; 14] = [
+pub const ALL: [&str; 16] = [
     FRONTENDS_V4,
     FRONTENDS_V6,
     FRONTEND_ROWS,
@@ -55,6 +59,8 @@ pub const ALL: [&str; 14] = [
     FLOWS_V6,
     SNAT_V4,
     SNAT_V6,
+    SCRATCH_V4,
+    SCRATCH_V6,
     SERVICES,
     SERVICE_STATS,
     REASONS,

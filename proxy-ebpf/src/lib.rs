@@ -1,1 +1,39 @@
-#![no_std]
+//! The packet path: what happens to a packet at a hook, in the order in which it happens.
+//!
+//! `entry -> ctx -> parse -> flow (hit: translate, done) -> frontend -> select -> record flow -> translate -> verdict`
+//!
+//! The rules of this crate:
+//! * Everything is generic over the address family (`F`) and over where the packet lives (`C`), and inlined into its entry.
+//! * An error is a verdict: a stage ends the packet by returning a [`verdict::Stop`]; only [`path`] chains stages.
+//! * Packet memory is reached through [`ctx::PacketCtx::at`] only. Stages pass values and offsets to each other, never pointers:
+//!   helpers that pull, grow or store may move the packet.
+//! * No panic may reach the object: no indexing, no unwrap, no division by what is not a constant.
+//!
+//! Built for the host, this library runs over a byte buffer; that is how its tests see it.
+#![cfg_attr(not(test), no_std)]
+#![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg_attr(test, allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "tests stop at the first surprise"))]
+
+pub mod verdict;
+
+pub mod ctx;
+
+pub mod ip;
+
+pub mod parse;
+
+pub mod flow;
+
+pub mod frontend;
+
+pub mod translate;
+
+pub mod refuse;
+
+pub mod path;
+
+pub mod csum;
+
+pub mod counters;
+pub mod maps;
+pub mod settings;

@@ -1,0 +1,120 @@
+//! The Internet checksum, changed without reading the packet again (RFC 1624).
+//!
+//! A checksum is the complement of the one's complement sum of 16-bit words. That sum does not depend on how the words are grouped
+//! nor, up to a swap of bytes in the result, on their byte order (RFC 1071): so words are added as they lie in memory, 32 bits at a
+//! time, and folded at the end. Taking a word away is adding its complement.
+
+use proxy_common::{Address, Port};
+
+/// A change of a sum: what was added less what was taken away, in 32-bit one's complement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delta(u32);
+
+impl Delta {
+    /// No change.
+    pub const ZERO: Self = Self(0);
+
+    /// The change from one address to another.
+    #[inline(always)]
+    pub fn of_addr<A: Address>(old: A, new: A) -> Self {
+        if old == new { Self::ZERO } else { Self::from_sums(old.csum_words(), new.csum_words()) }
+    }
+
+    /// The change from one pair of ports to another.
+    #[inline(always)]
+    pub fn of_ports(old: [Port; 2], new: [Port; 2]) -> Self {
+        let word = |[src, dst]: [Port; 2]| u64::from(src.raw()) | u64::from(dst.raw()) << 16;
+        if old == new { Self::ZERO } else { Self::from_sums(word(old), word(new)) }
+    }
+
+    /// The change from words with the sum `old` to words with the sum `new`.
+    #[inline(always)]
+    pub const fn from_sums(old: u64, new: u64) -> Self {
+        Self(fold32(new + !fold32(old) as u64))
+    }
+
+    /// Both changes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self(fold32(self.0 as u64 + other.0 as u64))
+    }
+
+    /// Whether nothing changes.
+    #[inline(always)]
+    pub const fn is_zero(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The change as the kernel's helpers take it.
+    #[inline(always)]
+    pub const fn word(self) -> u32 {
+        self.0
+    }
+}
+
+/// Folds a sum of 32-bit words into 32 bits.
+#[inline(always)]
+const fn fold32(sum: u64) -> u32 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    ((sum & 0xffff_ffff) + (sum >> 32)) as u32
+}
+
+/// Folds a sum of 16- or 32-bit words into 16 bits.
+#[inline(always)]
+pub const fn fold16(sum: u64) -> u16 {
+    let sum = fold32(sum);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+/// The checksum field after a change, as it lies in memory.
+///
+/// With `optional`, zero means that there is no checksum and stays so, and a result of zero is sent as all ones (RFC 768).
+#[inline(always)]
+pub const fn replace(old: u16, delta: Delta, optional: bool) -> u16 {
+    if optional && old == 0 {
+        return 0;
+    }
+    let new = !fold16(!old as u64 + delta.0 as u64);
+    if optional && new == 0 { u16::MAX } else { new }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn checksum(words: &[u16]) -> u16 {
+        !fold16(words.iter().map(|&word| u64::from(word)).sum())
+    }
+
+    proptest! {
+        #[test]
+        fn an_incremental_change_equals_a_new_computation(
+            mut words in proptest::collection::vec(any::<u16>(), 4..40),
+            changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u16>()), 1..6),
+        ) {
+            let mut field = checksum(&words);
+            for (index, new) in changes {
+                let word = index.get_mut(&mut words);
+                field = replace(field, Delta::from_sums(u64::from(*word), u64::from(new)), false);
+                *word = new;
+            }
+            // Zero and all ones are the same number in one's complement.
+            let expected = checksum(&words);
+            prop_assert!(field == expected || (field ^ expected) == u16::MAX && (field == 0 || expected == 0));
+            let total = words.iter().map(|&word| u64::from(word)).sum::<u64>() + u64::from(field);
+            prop_assert_eq!(fold16(total), u16::MAX);
+        }
+    }
+
+    #[test]
+    fn no_udp_checksum_stays_none_and_a_zero_result_is_sent_as_ones() {
+        let delta = Delta::from_sums(1, 2);
+        assert_eq!(replace(0, delta, true), 0);
+        let becomes_zero = Delta::from_sums(0, 1);
+        assert_eq!(replace(1, becomes_zero, true), u16::MAX);
+        assert_eq!(replace(1, becomes_zero, false), 0);
+    }
+}

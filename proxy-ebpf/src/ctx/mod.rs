@@ -1,0 +1,83 @@
+//! Where a packet lives: what the stages may do to it, whatever the hook.
+
+mod buf;
+mod tc;
+mod xdp;
+
+pub use buf::BufCtx;
+pub use tc::TcCtx;
+pub use xdp::XdpCtx;
+
+use proxy_common::reason::Reason;
+
+use crate::{
+    csum::Delta,
+    verdict::{Step, Stop},
+};
+
+/// Length of an Ethernet header.
+pub const ETH_LEN: usize = 14;
+
+/// Access to a packet. Offsets count from its first byte, the link-layer header where there is one.
+pub trait PacketCtx {
+    /// Where the network header starts.
+    fn l3(&self) -> usize;
+
+    /// The length of the packet in bytes; for an aggregate of segments, that of the aggregate.
+    fn len(&self) -> u32;
+
+    /// The only access to packet memory: checks that a `T` lies at `offset`, and says where.
+    ///
+    /// The pointer may be unaligned and is stale after the next call of a `&mut self` method.
+    fn at<T>(&self, offset: usize) -> Step<*mut T>;
+
+    /// Corrects the transport checksum at `offset` for a change of the pseudo header's addresses and one of the transport header.
+    ///
+    /// With `optional`, a checksum of zero means that there is none (UDP, RFC 768), and none is made. `ipv6` says that no checksum of
+    /// a network header takes part.
+    fn fix_l4_csum(&mut self, offset: usize, pseudo: Delta, transport: Delta, optional: bool, ipv6: bool) -> Step<()>;
+
+    /// The one's complement sum of `WORDS` 32-bit words from `offset` on, not folded.
+    fn sum<const WORDS: usize>(&self, offset: usize) -> Step<u64>;
+
+    /// Cuts the packet to `len` bytes.
+    fn truncate(&mut self, len: u32) -> Step<()>;
+
+    /// Puts `len` bytes between the link-layer and the network header. Their contents are undefined.
+    fn insert_before_l3(&mut self, len: u32) -> Step<()>;
+
+    /// Reads a value by copy. Any bytes must be a value of `T`.
+    #[inline(always)]
+    fn read<T: bytemuck::Pod>(&self, offset: usize) -> Step<T> {
+        let ptr = self.at::<T>(offset)?;
+        // SAFETY: `at` has checked the bounds and any bytes are a `T` because it is `Pod`. Packet headers are not aligned. On BPF that
+        // is said nowhere, because the compiler would then read byte by byte: loads from packets need no alignment there (the kernel
+        // refuses the program where they would), and nothing else is derived from the address.
+        Ok(unsafe { if cfg!(target_arch = "bpf") { ptr.read() } else { ptr.read_unaligned() } })
+    }
+
+    /// Writes a value.
+    #[inline(always)]
+    fn write<T: bytemuck::Pod>(&mut self, offset: usize, value: T) -> Step<()> {
+        let ptr = self.at::<T>(offset)?;
+        // SAFETY: `at` has checked the bounds; about alignment see `read`.
+        unsafe { if cfg!(target_arch = "bpf") { ptr.write(value) } else { ptr.write_unaligned(value) } };
+        Ok(())
+    }
+
+    /// Turns the link-layer header around, so that the packet goes back to its sender.
+    #[inline(always)]
+    fn swap_macs(&mut self) -> Step<()> {
+        if self.l3() < ETH_LEN {
+            return Ok(());
+        }
+        let [dst, src] = self.read::<[[u16; 3]; 2]>(0)?;
+        self.write(0, [src, dst])
+    }
+}
+
+/// The end of a packet whose bytes end too early.
+#[inline(always)]
+pub(crate) const fn too_short() -> Stop {
+    Stop::Pass(Reason::Malformed)
+}

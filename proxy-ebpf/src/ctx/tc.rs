@@ -1,0 +1,127 @@
+//! A packet in tc: a socket buffer, of which the first part can be reached directly.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode},
+    helpers::generated::{
+        bpf_csum_diff, bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
+    },
+};
+use proxy_common::reason::Reason;
+
+use super::{ETH_LEN, PacketCtx, too_short};
+use crate::{
+    csum::Delta,
+    verdict::{Step, Stop},
+};
+
+/// How much of a packet is made directly reachable: the longest headers that are looked at, with room to spare.
+const HEADERS: u32 = 192;
+
+/// A socket buffer on a device with (`L2`) or without an Ethernet header.
+pub struct TcCtx<const L2: bool> {
+    skb: *mut __sk_buff,
+}
+
+impl<const L2: bool> TcCtx<L2> {
+    /// Makes the headers of a socket buffer reachable.
+    ///
+    /// # Safety
+    /// `skb` is the context that the kernel gave to the program.
+    #[inline(always)]
+    pub unsafe fn new(skb: *mut __sk_buff) -> Step<Self> {
+        let ctx = Self { skb };
+        let wanted = if ctx.len() < HEADERS { ctx.len() } else { HEADERS };
+        if ctx.data() + wanted as usize > ctx.data_end() {
+            // SAFETY: the context is the kernel's own. No pointer into the packet is held here.
+            let error = unsafe { bpf_skb_pull_data(ctx.skb, wanted) };
+            if error != 0 {
+                return Err(too_short());
+            }
+        }
+        Ok(ctx)
+    }
+
+    #[inline(always)]
+    fn data(&self) -> usize {
+        // SAFETY: the context is the kernel's own, and valid as long as the program runs.
+        unsafe { (*self.skb).data as usize }
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        // SAFETY: as in `data`.
+        unsafe { (*self.skb).data_end as usize }
+    }
+
+    #[inline(always)]
+    fn replace_l4(&mut self, offset: usize, delta: Delta, flags: u32) -> Step<()> {
+        // SAFETY: the context is the kernel's own, which checks the offset.
+        let error = unsafe { bpf_l4_csum_replace(self.skb, offset as u32, 0, u64::from(delta.word()), u64::from(flags)) };
+        done(error)
+    }
+}
+
+#[inline(always)]
+const fn done(error: i64) -> Step<()> {
+    if error < 0 { Err(Stop::Drop(Reason::RewriteFailed)) } else { Ok(()) }
+}
+
+impl<const L2: bool> PacketCtx for TcCtx<L2> {
+    #[inline(always)]
+    fn l3(&self) -> usize {
+        if L2 { ETH_LEN } else { 0 }
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        // SAFETY: as in `data`.
+        unsafe { (*self.skb).len }
+    }
+
+    #[inline(always)]
+    fn at<T>(&self, offset: usize) -> Step<*mut T> {
+        let start = self.data() + offset;
+        if start + size_of::<T>() > self.data_end() {
+            return Err(too_short());
+        }
+        Ok(start as *mut T)
+    }
+
+    #[inline(always)]
+    fn fix_l4_csum(&mut self, offset: usize, pseudo: Delta, transport: Delta, optional: bool, ipv6: bool) -> Step<()> {
+        let optional = if optional { BPF_F_MARK_MANGLED_0 } else { 0 };
+        if !transport.is_zero() {
+            self.replace_l4(offset, transport, optional)?;
+        }
+        if !pseudo.is_zero() {
+            self.replace_l4(offset, pseudo, optional | BPF_F_PSEUDO_HDR)?;
+            if ipv6 {
+                // For a packet whose sum the device has computed (CHECKSUM_COMPLETE) the helper corrects that sum as if an IPv4 header
+                // checksum had been corrected too. IPv6 has none: the addresses' change and the checksum's cancel out, so take it back.
+                // SAFETY: the context is the kernel's own. An error only says that the packet is not of that kind.
+                unsafe { bpf_csum_update(self.skb, pseudo.word()) };
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn sum<const WORDS: usize>(&self, offset: usize) -> Step<u64> {
+        let words = self.at::<[u32; WORDS]>(offset)?;
+        // SAFETY: `at` has checked the bounds; the length is a multiple of four, as the helper asks.
+        let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, words.cast(), WORDS as u32 * 4, 0) };
+        Ok(sum as u64 & 0xffff_ffff)
+    }
+
+    #[inline(always)]
+    fn truncate(&mut self, len: u32) -> Step<()> {
+        // SAFETY: the context is the kernel's own.
+        done(unsafe { bpf_skb_change_tail(self.skb, len, 0) })
+    }
+
+    #[inline(always)]
+    fn insert_before_l3(&mut self, len: u32) -> Step<()> {
+        // SAFETY: the context is the kernel's own.
+        done(unsafe { bpf_skb_adjust_room(self.skb, len as i32, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, 0) })
+    }
+}

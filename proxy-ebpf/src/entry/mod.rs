@@ -1,0 +1,3 @@
+//! The programs: a context in, an action out, nothing else.
+
+mod tc;

@@ -1,0 +1,162 @@
+//! tc programs: workload and uplink, ingress and egress, on devices with and without Ethernet headers.
+//!
+//! The verdict lets other programs on the device see the packet: -1 is `TCX_NEXT` for tcx and `TC_ACT_UNSPEC` for clsact.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    helpers::generated::{bpf_jiffies64, bpf_redirect},
+    macros::classifier,
+    programs::TcContext,
+};
+use proxy_common::{Port, V4, V6, reason::Reason};
+use proxy_ebpf::{
+    counters::count,
+    ctx::{PacketCtx, TcCtx},
+    frontend::Scope,
+    ip::Ip,
+    path,
+    verdict::{Step, Stop, Verdict},
+};
+
+/// A pod's packet on its way in.
+#[classifier]
+pub(crate) fn workload_ingress(ctx: TcContext) -> i32 {
+    run::<Internal, true>(ctx.skb.skb)
+}
+
+/// A packet on its way to a pod.
+#[classifier]
+pub(crate) fn workload_egress(ctx: TcContext) -> i32 {
+    run::<Out, true>(ctx.skb.skb)
+}
+
+/// A packet from outside the node.
+#[classifier]
+pub(crate) fn uplink_ingress(ctx: TcContext) -> i32 {
+    run::<External, true>(ctx.skb.skb)
+}
+
+/// A packet on its way out of the node.
+#[classifier]
+pub(crate) fn uplink_egress(ctx: TcContext) -> i32 {
+    run::<Out, true>(ctx.skb.skb)
+}
+
+/// A packet from outside the node, on a device without Ethernet headers.
+#[classifier]
+pub(crate) fn uplink_l3_ingress(ctx: TcContext) -> i32 {
+    run::<External, false>(ctx.skb.skb)
+}
+
+/// A packet on its way out of the node, on a device without Ethernet headers.
+#[classifier]
+pub(crate) fn uplink_l3_egress(ctx: TcContext) -> i32 {
+    run::<Out, false>(ctx.skb.skb)
+}
+
+/// Tells the daemon what the kernel's jiffies are now. Run by hand only, never attached.
+#[classifier]
+pub(crate) fn clock(_: TcContext) -> i32 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_jiffies64() as i32 }
+}
+
+/// The pipeline of a hook.
+trait Way {
+    fn walk<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict>;
+}
+
+/// From a pod towards a service.
+struct Internal;
+/// From outside the node towards a service.
+struct External;
+/// From a backend to its client.
+struct Out;
+
+impl Way for Internal {
+    #[inline(always)]
+    fn walk<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
+        path::to_backend::<F, C>(ctx, Scope::Internal)
+    }
+}
+
+impl Way for External {
+    #[inline(always)]
+    fn walk<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
+        path::to_backend::<F, C>(ctx, Scope::External)
+    }
+}
+
+impl Way for Out {
+    #[inline(always)]
+    fn walk<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
+        path::from_backend::<F, C>(ctx)
+    }
+}
+
+#[inline(always)]
+fn run<W: Way, const L2: bool>(skb: *mut __sk_buff) -> i32 {
+    match ethertype(skb) {
+        V4::ETHERTYPE => walk::<V4, W, L2>(skb),
+        V6::ETHERTYPE => walk::<V6, W, L2>(skb),
+        _ => act(skb, Err(Stop::Pass(Reason::NotIp))),
+    }
+}
+
+/// The way of one family's packets. A function of its own, because the compiler does not let two families' values share their places on
+/// the stack, which holds 512 bytes. It takes the context and returns a number: nothing else may cross such a border.
+#[inline(never)]
+fn walk<F: Ip, W: Way, const L2: bool>(skb: *mut __sk_buff) -> i32 {
+    // SAFETY: the context that the kernel gave to the program.
+    let ended = match unsafe { TcCtx::<L2>::new(skb) } {
+        Ok(mut ctx) => W::walk::<F, _>(&mut ctx),
+        Err(stop) => Err(stop),
+    };
+    act(skb, ended)
+}
+
+/// Turns the end of a packet's way into what the kernel is to do.
+#[inline(always)]
+fn act(skb: *mut __sk_buff, ended: Step<Verdict>) -> i32 {
+    log(skb, &ended);
+    match ended {
+        Ok(Verdict::Continue) => TC_ACT_UNSPEC,
+        // SAFETY: a helper that takes numbers only; the context is the kernel's own.
+        Ok(Verdict::Reflect) => unsafe { bpf_redirect((*skb).ifindex, 0) as i32 },
+        Err(Stop::Pass(reason)) => {
+            count(reason);
+            TC_ACT_UNSPEC
+        }
+        Err(Stop::Drop(reason)) => {
+            count(reason);
+            TC_ACT_SHOT
+        }
+    }
+}
+
+/// The network protocol that the kernel has found.
+#[inline(always)]
+fn ethertype(skb: *mut __sk_buff) -> u16 {
+    // SAFETY: the context is the kernel's own.
+    let protocol = unsafe { (*skb).protocol };
+    // A 16-bit number in network byte order, as a port is.
+    Port::from_wire((protocol as u16).to_ne_bytes()).to_host()
+}
+
+/// Logs how a packet ended, in a build that has logging; packets of no service are left out.
+#[cfg(feature = "log")]
+#[inline(always)]
+fn log(skb: *mut __sk_buff, ended: &Step<Verdict>) {
+    let ctx = TcContext::new(skb);
+    match ended {
+        Ok(Verdict::Continue) => aya_log_ebpf::debug!(&ctx, "translated"),
+        Ok(Verdict::Reflect) => aya_log_ebpf::debug!(&ctx, "sent back"),
+        Err(Stop::Drop(reason)) => aya_log_ebpf::info!(&ctx, "dropped for reason {}", reason.index()),
+        Err(Stop::Pass(Reason::NoService | Reason::OtherProtocol | Reason::NotIp)) => {}
+        Err(Stop::Pass(reason)) => aya_log_ebpf::debug!(&ctx, "passed for reason {}", reason.index()),
+    }
+}
+
+#[cfg(not(feature = "log"))]
+#[inline(always)]
+fn log(_: *mut __sk_buff, _: &Step<Verdict>) {}

@@ -1,0 +1,238 @@
+//! The flow table: a packet of a known flow is translated after one look-up.
+//!
+//! A flow has two entries, one for each direction, each complete in itself. Entries are inserted only where none is (`BPF_NOEXIST`) and
+//! afterwards written only through the pointer that a look-up returned: an update in a full LRU table may evict a stranger. Each
+//! direction makes its partner again when that was evicted, unless the flow is coming to its end.
+
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_jiffies64};
+use proxy_common::{Backend, BackendRef, Flow, FlowKey, FlowOwner, FlowState, Port, Protocol, ServiceId, Side, Tuple, reason::Reason};
+
+use crate::{
+    counters::{count, count_flow, count_packet},
+    ip::{Ip, Scratch},
+    maps::BACKEND_LIVE,
+    parse::Packet,
+    settings,
+    verdict::{Step, Stop},
+};
+
+/// How many source ports are tried for a flow that needs another one. Each try is a look-up and an insert; with half of all ports taken,
+/// one flow in 256 fails.
+const PORT_TRIES: u32 = 8;
+
+/// The kernel's coarse clock, which costs next to nothing to read.
+#[inline(always)]
+fn now() -> u32 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_jiffies64() as u32 }
+}
+
+/// Finds the flow of a packet at this side of a device: the tuple to give it.
+#[inline(always)]
+pub fn find<F: Ip>(packet: &Packet<F>, side: Side) -> Option<Tuple<F>> {
+    let key = FlowKey::new(packet.tuple, packet.protocol, side);
+    let entry = F::flows().get_ptr_mut(&key)?;
+    // SAFETY: the entry stays readable while the program runs, even if it is evicted. It is copied: other CPUs write its last fields.
+    let flow = unsafe { core::ptr::read_volatile(entry) };
+    let state = flow.owner.state();
+    if packet.may_move() && !state.has(FlowState::REPLY) && !lives(flow.backend) {
+        forget(&key, &key.partner(&flow));
+        count(Reason::BackendGone);
+        return None;
+    }
+    let next = advance(packet, state);
+    if next != state {
+        let owner = FlowOwner::new(flow.owner.service(), next);
+        // SAFETY: an aligned word of the entry; the last writer wins, see `Flow`.
+        unsafe { core::ptr::write_volatile(&raw mut (*entry).owner, owner) };
+    }
+    let now = now();
+    if now.wrapping_sub(flow.last_used) >= settings::hz() {
+        // SAFETY: as for `owner`.
+        unsafe { core::ptr::write_volatile(&raw mut (*entry).last_used, now) };
+        if !next.is_closing() {
+            heal(&key, &flow, next, now);
+        }
+    }
+    count_packet(flow.owner.service(), packet.len);
+    Some(flow.tuple())
+}
+
+/// Whether this life of a backend goes on.
+#[inline(always)]
+fn lives(backend: BackendRef) -> bool {
+    BACKEND_LIVE.get(backend.index()).is_some_and(|live| *live == backend)
+}
+
+/// The state of a direction after one more of its packets.
+#[inline(always)]
+fn advance<F: Ip>(packet: &Packet<F>, state: FlowState) -> FlowState {
+    let flags = packet.flags;
+    if packet.protocol == Protocol::Tcp && (flags.opens() || flags.accepts()) {
+        // A connection attempt, perhaps the second on the same ports: nothing that was seen before counts.
+        return state.without(FlowState::ESTABLISHED.with(FlowState::FIN).with(FlowState::RST));
+    }
+    let mut next = state.with(FlowState::ESTABLISHED);
+    if flags.fin() {
+        next = next.with(FlowState::FIN);
+    }
+    if flags.rst() {
+        next = next.with(FlowState::RST);
+    }
+    next
+}
+
+/// This CPU's room for the entries of a flow that is being recorded.
+#[inline(always)]
+fn scratch<F: Ip>() -> Step<&'static mut Scratch<F>> {
+    let scratch = F::scratch().get_ptr_mut(0).ok_or(Stop::Drop(Reason::FlowTableFull))?;
+    // SAFETY: the row is this CPU's own, and no program interrupts another on it; each stage that uses it ends before the next begins.
+    Ok(unsafe { &mut *scratch })
+}
+
+/// Inserts an entry where none is.
+#[inline(always)]
+fn insert_new<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) -> bool {
+    F::flows().insert(key, flow, u64::from(BPF_NOEXIST)).is_ok()
+}
+
+/// Removes both entries of a flow. One that is not there any more was evicted meanwhile, which is as good.
+#[inline(always)]
+fn forget<F: Ip>(key: &FlowKey<F>, partner: &FlowKey<F>) {
+    let _: Result<(), i32> = F::flows().remove(partner);
+    let _: Result<(), i32> = F::flows().remove(key);
+}
+
+/// Makes the entry of the other direction again if it is lost.
+#[inline(always)]
+fn heal<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>, state: FlowState, now: u32) {
+    let Ok(scratch) = scratch::<F>() else { return };
+    scratch.other_key = key.partner(flow);
+    // Looked up first: an insert takes an entry from the LRU list before it finds that the key is there.
+    if F::flows().get_ptr(&scratch.other_key).is_some() {
+        return;
+    }
+    let partner_state = if state.has(FlowState::REPLY) { FlowState::NEW } else { FlowState::REPLY };
+    scratch.reply = key.partner_flow(flow, partner_state.with(state.without(FlowState::REPLY)));
+    scratch.reply.last_used = now;
+    if insert_new(&scratch.other_key, &scratch.reply) {
+        count(Reason::FlowHealed);
+    }
+}
+
+/// Records a new flow to `backend`: the tuple to give its packets.
+///
+/// A TCP packet that breaks a connection off is translated without a record.
+#[inline(always)]
+pub fn start<F: Ip>(packet: &Packet<F>, backend: &Backend<F>, service: ServiceId) -> Step<Tuple<F>> {
+    let from = packet.tuple;
+    let mut to = Tuple { src: from.src, dst: backend.addr, src_port: from.src_port, dst_port: backend.port };
+    let mut ports = PortChoice::anywhere(from.src_port);
+    if backend.addr == from.src {
+        // The pod itself: the node stands in as the client, or the pod's stack would answer itself without us (kube-proxy's hairpin rule).
+        let source = F::snat().get(0).ok_or(Stop::Drop(Reason::NoSnatSource))?;
+        if source.first_port == Port::from_host(0) {
+            return Err(Stop::Drop(Reason::NoSnatSource));
+        }
+        ports = PortChoice::within(F::hash(&from, packet.protocol, settings::seed()), source.first_port, source.last_port);
+        to.src = source.addr;
+        to.src_port = ports.next();
+        count(Reason::Hairpin);
+    }
+    count_packet(service, packet.len);
+    if packet.protocol == Protocol::Tcp && !packet.flags.opens() {
+        count(Reason::Midstream);
+        if packet.flags.rst() {
+            return Ok(to);
+        }
+    }
+    let state = if packet.may_move() { FlowState::NEW } else { FlowState::ESTABLISHED };
+    let scratch = scratch::<F>()?;
+    scratch.key = FlowKey::new(from, packet.protocol, Side::Ingress);
+    scratch.flow = Flow::new(to, now(), backend.reference, service, state);
+    reserve(scratch, ports)?;
+    if insert_new(&scratch.key, &scratch.flow) {
+        count(Reason::NewFlow);
+        count_flow(service);
+        return Ok(scratch.flow.tuple());
+    }
+    // Another CPU recorded the flow a moment ago: what it chose counts.
+    let first = F::flows().get_ptr(&scratch.key).ok_or(Stop::Drop(Reason::FlowTableFull))?;
+    // SAFETY: the entry stays readable while the program runs.
+    Ok(unsafe { (*first).tuple() })
+}
+
+/// Inserts the entry for the replies. Its key must be nobody else's: two flows of one client to two frontends of one backend would
+/// else be answered as one. The second then gets another source port, which changes `scratch.flow`.
+#[inline(always)]
+fn reserve<F: Ip>(scratch: &mut Scratch<F>, mut ports: PortChoice) -> Step<()> {
+    scratch.reply_key = scratch.key.partner(&scratch.flow);
+    scratch.reply = scratch.key.partner_flow(&scratch.flow, scratch.flow.owner.state().with(FlowState::REPLY));
+    if insert_new(&scratch.reply_key, &scratch.reply) || belongs_to(scratch) {
+        return Ok(());
+    }
+    for _ in 0..PORT_TRIES {
+        let port = ports.next();
+        scratch.flow.src_port = port;
+        scratch.reply_key.dst_port = port;
+        if insert_new(&scratch.reply_key, &scratch.reply) {
+            count(Reason::PortCollision);
+            return Ok(());
+        }
+    }
+    Err(Stop::Drop(Reason::PortsExhausted))
+}
+
+/// Whether the reply entry that is there already may serve for this flow: because it is the same flow's (its other half was lost, or
+/// another CPU is a step ahead), or because the flow that holds it has come to its end and is put out of the way.
+#[inline(always)]
+fn belongs_to<F: Ip>(scratch: &mut Scratch<F>) -> bool {
+    let Some(held) = F::flows().get_ptr(&scratch.reply_key) else {
+        return false;
+    };
+    // SAFETY: the entry stays readable while the program runs.
+    let held = unsafe { &*held };
+    if held.tuple() == scratch.reply.tuple() {
+        return true;
+    }
+    if !held.owner.state().is_closing() {
+        return false;
+    }
+    scratch.other_key = scratch.reply_key.partner(held);
+    forget(&scratch.reply_key, &scratch.other_key);
+    insert_new(&scratch.reply_key, &scratch.reply)
+}
+
+/// A walk through a range of source ports from a start that depends on the flow.
+#[derive(Clone, Copy)]
+struct PortChoice {
+    first: u32,
+    count: u32,
+    at: u32,
+}
+
+impl PortChoice {
+    /// A step that reaches every port of a range and does not try neighbours one after another.
+    const STEP: u32 = 7919;
+
+    /// A walk through `first..=last`.
+    #[inline(always)]
+    fn within(start: u32, first: Port, last: Port) -> Self {
+        let first = u32::from(first.to_host());
+        let count = (u32::from(last.to_host()) + 1).saturating_sub(first);
+        Self { first, count, at: start & 0xffff }
+    }
+
+    /// A walk through all ports that need no privilege, for a client whose address is kept.
+    #[inline(always)]
+    fn anywhere(start: Port) -> Self {
+        Self { first: 1024, count: 65_536 - 1024, at: u32::from(start.to_host()) }
+    }
+
+    #[inline(always)]
+    fn next(&mut self) -> Port {
+        self.at = self.at.wrapping_add(Self::STEP) & 0xffff;
+        // Scaled into the range instead of divided: the verifier wants no remainder of an unknown number.
+        Port::from_host((self.first + (self.at * self.count >> 16)) as u16)
+    }
+}

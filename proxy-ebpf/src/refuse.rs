@@ -1,0 +1,116 @@
+//! Answering in the name of a service that nobody can serve, so that the client fails at once instead of waiting.
+//!
+//! A TCP connection attempt is answered with a reset, anything else with ICMP port unreachable; kube-proxy sends the latter for both, but
+//! a TCP client over IPv6 only takes note of that when it repeats its SYN a second later.
+//!
+//! The packet itself is turned into the answer. Its checksum state is unknown in tc: a pod's packet may have only the sum of its pseudo
+//! header yet. For the reset the checksum is therefore changed and not computed, which is right in either state. In an ICMP error the
+//! unfinished field is part of what is quoted, where nobody checks it.
+
+use proxy_common::{Port, Protocol, reason::Reason};
+
+use crate::{
+    counters::count,
+    csum::{Delta, fold16},
+    ctx::PacketCtx,
+    ip::Ip,
+    parse::Packet,
+    verdict::{Step, Stop, Verdict},
+};
+
+const TCP_HEADER: usize = 20;
+const TCP_WORDS: usize = TCP_HEADER / 4;
+/// A TCP header has up to ten words of options.
+const MAX_OPTION_WORDS: usize = 10;
+const TCP_CHECKSUM: usize = 16;
+/// Data offset of five words, and the flags RST and ACK.
+const RESET_FLAGS: [u8; 2] = [0x50, 0x14];
+
+const ICMP_HEADER: usize = 8;
+/// How much of the refused packet's transport header is quoted: all of TCP's, because the kernel does not cut a packet before an
+/// unfinished checksum, which lies there.
+const QUOTED_TCP: usize = 20;
+const QUOTED_UDP: usize = 8;
+
+/// Turns a packet into the refusal of it.
+#[inline(always)]
+pub fn refuse<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>) -> Step<Verdict> {
+    // Options before the transport header are not carried over into an answer.
+    if packet.l4 != ctx.l3() + F::HEADER || packet.flags.rst() {
+        return Err(Stop::Drop(Reason::PolicyDrop));
+    }
+    if packet.protocol == Protocol::Tcp && packet.flags.opens() && reset(ctx, packet)? {
+        count(Reason::RejectReset);
+    } else {
+        unreachable(ctx, packet)?;
+        count(Reason::RejectUnreachable);
+    }
+    ctx.swap_macs()?;
+    Ok(Verdict::Reflect)
+}
+
+/// Turns a connection attempt into its reset (RFC 9293 section 3.10.7.1). Says no, with nothing done, when it carries data.
+#[inline(always)]
+fn reset<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>) -> Step<bool> {
+    let l4 = packet.l4;
+    let words = usize::from(ctx.read::<u8>(l4 + 12)? >> 4);
+    if ctx.len() as usize != l4 + words * 4 {
+        return Ok(false);
+    }
+    let old = ctx.sum::<TCP_WORDS>(l4)? + option_sum(ctx, l4, words)?;
+    let acknowledged = u32::from_be_bytes(ctx.read(l4 + 4)?).wrapping_add(1).to_be_bytes();
+    ctx.write(l4, [packet.tuple.dst_port, packet.tuple.src_port])?;
+    ctx.write(l4 + 4, 0_u32)?;
+    ctx.write(l4 + 8, u32::from_ne_bytes(acknowledged))?;
+    ctx.write(l4 + 12, u16::from_ne_bytes(RESET_FLAGS))?;
+    ctx.write(l4 + 14, 0_u16)?;
+    ctx.write(l4 + 18, 0_u16)?;
+    // The checksum itself is part of both sums; it takes no part in the change.
+    let header = Delta::from_sums(old, ctx.sum::<TCP_WORDS>(l4)?);
+    let length = |words: usize| u64::from(Port::from_host(words as u16 * 4).raw());
+    let pseudo = Delta::from_sums(length(words), length(TCP_WORDS));
+    ctx.fix_l4_csum(l4 + TCP_CHECKSUM, pseudo, header, false, F::IPV6)?;
+    F::write_header(ctx, packet.tuple.dst, packet.tuple.src, Protocol::Tcp.to_wire(), TCP_HEADER as u16)?;
+    ctx.truncate((l4 + TCP_HEADER) as u32)?;
+    Ok(true)
+}
+
+/// The sum of the options of a TCP header that has `words` words in all.
+#[inline(always)]
+fn option_sum<C: PacketCtx>(ctx: &C, l4: usize, words: usize) -> Step<u64> {
+    let mut sum = 0;
+    for index in TCP_WORDS..TCP_WORDS + MAX_OPTION_WORDS {
+        if index >= words {
+            break;
+        }
+        sum += u64::from(ctx.read::<u32>(l4 + index * 4)?);
+    }
+    Ok(sum)
+}
+
+/// Turns a packet into an ICMP error that quotes it.
+#[inline(always)]
+fn unreachable<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>) -> Step<()> {
+    match packet.protocol {
+        Protocol::Tcp => quote::<F, C, QUOTED_TCP>(ctx, packet),
+        Protocol::Udp | Protocol::Sctp => quote::<F, C, QUOTED_UDP>(ctx, packet),
+    }
+}
+
+#[inline(always)]
+fn quote<F: Ip, C: PacketCtx, const L4: usize>(ctx: &mut C, packet: &Packet<F>) -> Step<()> {
+    let l3 = ctx.l3();
+    ctx.truncate((l3 + F::HEADER + L4) as u32)?;
+    ctx.insert_before_l3((F::HEADER + ICMP_HEADER) as u32)?;
+    let payload = (ICMP_HEADER + F::HEADER + L4) as u16;
+    let (src, dst) = (packet.tuple.dst, packet.tuple.src);
+    F::write_header(ctx, src, dst, F::ICMP, payload)?;
+    let icmp = l3 + F::HEADER;
+    ctx.write(icmp, u16::from_ne_bytes(F::PORT_UNREACHABLE))?;
+    ctx.write(icmp + 2, 0_u16)?;
+    ctx.write(icmp + 4, 0_u32)?;
+    let quoted = F::sum_header(ctx, icmp + ICMP_HEADER)? + ctx.sum::<2>(icmp + ICMP_HEADER + F::HEADER)?;
+    let rest = if L4 == QUOTED_TCP { ctx.sum::<3>(icmp + ICMP_HEADER + F::HEADER + 8)? } else { 0 };
+    let sum = F::icmp_pseudo_sum(src, dst, payload) + ctx.sum::<2>(icmp)? + quoted + rest;
+    ctx.write(icmp + 2, !fold16(sum))
+}
