@@ -56,11 +56,12 @@ pub(super) fn set_up(door: &Door) -> Result<()> {
         return Ok(());
     }
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    for binary in absent(&folder) {
-        let got = if binary == ETCD { fetch_etcd(door, &folder) } else { build(door, binary, &folder) };
-        if let Err(error) = got {
-            missing(&format!("{binary}: {error:#}"));
-        }
+    let (etcd, kubernetes): (Vec<_>, Vec<_>) = absent(&folder).into_iter().partition(|binary| *binary == ETCD);
+    if !kubernetes.is_empty() {
+        report(build(door, &kubernetes, &folder), &kubernetes.join(", "));
+    }
+    if !etcd.is_empty() {
+        report(fetch_etcd(door, &folder), ETCD);
     }
     if !is_complete(&folder) {
         missing("=======================================================================");
@@ -69,6 +70,13 @@ pub(super) fn set_up(door: &Door) -> Result<()> {
         missing("=======================================================================");
     }
     Ok(())
+}
+
+/// What cannot be had is no reason to stop: the tests that want it say so themselves.
+fn report(got: Result<()>, what: &str) {
+    if let Err(error) = got {
+        missing(&format!("{what}: {error:#}"));
+    }
 }
 
 fn absent(folder: &Path) -> Vec<&'static str> {
@@ -90,19 +98,24 @@ fn kubernetes_version(module: &str) -> Option<String> {
     })
 }
 
-fn build(door: &Door, binary: &str, folder: &Path) -> Result<()> {
+fn build(door: &Door, binaries: &[&str], folder: &Path) -> Result<()> {
     on_path("go").context("there is no Go to build it with")?;
     let version = version(door)?;
-    doing(&format!("building {binary} {version} with Go (minutes, the first time)"));
+    doing(&format!("building {} {version} with Go (five minutes or so, the first time)", binaries.join(", ")));
     let sh = &door.sh;
     let _here = sh.push_dir(door.root.join("tests/control-plane"));
     let _static = sh.push_env("CGO_ENABLED", "0");
     let flags = format!("-ldflags=-s -w -X k8s.io/component-base/version.gitVersion={version}");
-    let package = format!("k8s.io/kubernetes/cmd/{binary}");
-    let unfinished = folder.join(format!("{binary}.new"));
-    output(cmd!(sh, "go build -trimpath {flags} -o {unfinished} {package}"))?;
-    fs::rename(&unfinished, folder.join(binary)).context("putting it in its place")?;
-    done(&format!("{}", folder.join(binary).display()));
+    let packages: Vec<String> = binaries.iter().map(|binary| format!("k8s.io/kubernetes/cmd/{binary}")).collect();
+    // Built beside and moved, so that what is there is always whole.
+    let work = folder.join("work");
+    fs::create_dir_all(&work).with_context(|| format!("making {}", work.display()))?;
+    output(cmd!(sh, "go build -buildvcs=false {flags} -o {work} {packages...}"))?;
+    for binary in binaries {
+        fs::rename(work.join(binary), folder.join(binary)).with_context(|| format!("putting {binary} in its place"))?;
+    }
+    fs::remove_dir_all(&work).context("removing the empty folder of the build")?;
+    done(&format!("{} in {}", binaries.join(", "), folder.display()));
     Ok(())
 }
 
