@@ -29,6 +29,7 @@ enum Source {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Builder {
+    binary: PathBuf,
     node: Node,
     source: Source,
     args: Vec<String>,
@@ -89,7 +90,7 @@ impl Builder {
     }
 
     fn shunt(&self, subcommand: &str) -> Command {
-        let mut command = self.node.netns().command(binary());
+        let mut command = self.node.netns().command(&self.binary);
         command.arg(subcommand).arg("--bpffs").arg(self.bpffs());
         command
     }
@@ -108,6 +109,7 @@ impl Daemon {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Builder {
+            binary: binary(),
             node: node.clone(),
             source: Source::Manifests(bed.manifests().path().to_owned()),
             args: Vec::new(),

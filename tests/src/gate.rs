@@ -45,7 +45,8 @@ pub fn skip(needs: &[Need]) -> bool {
     let required = std::env::var("SHUNT_REQUIRE_ALL").is_ok_and(|value| value == "1");
     assert!(!required, "{test} may not be skipped here but lacks {missing}");
     // The harness captures what `eprintln` writes and throws it away when the test passes.
-    writeln!(io::stderr(), "SKIP: {test}: {missing}").expect("standard error is writable");
+    let line = format!("SKIP: {test}: {missing}\n");
+    io::stderr().write_all(line.as_bytes()).expect("standard error is writable");
     true
 }
 

@@ -23,6 +23,7 @@ pub mod packet;
 mod pod;
 mod process;
 mod scratch;
+pub mod tcx;
 mod testbed;
 pub mod traffic;
 mod underlay;

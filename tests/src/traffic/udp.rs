@@ -46,6 +46,12 @@ impl UdpClient {
         Ok(Self { socket, to, connected: false, questions: 0 })
     }
 
+    /// Waits this long for answers.
+    pub fn patience(self, limit: Duration) -> io::Result<Self> {
+        self.socket.set_read_timeout(Some(limit))?;
+        Ok(self)
+    }
+
     /// Asks once and waits for the answer to this question. An answer from any other address is an error.
     pub fn ask(&mut self) -> io::Result<Answer> {
         self.questions += 1;
