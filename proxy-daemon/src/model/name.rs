@@ -36,22 +36,13 @@ impl ObjectName {
 
     /// The name of this Service's port.
     pub fn port(&self, port: &Arc<str>, protocol: Protocol) -> ServicePortName {
-        ServicePortName {
-            namespace: Arc::clone(&self.namespace),
-            name: Arc::clone(&self.name),
-            port: Arc::clone(port),
-            protocol,
-        }
+        ServicePortName { namespace: Arc::clone(&self.namespace), name: Arc::clone(&self.name), port: Arc::clone(port), protocol }
     }
 }
 
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.namespace.is_empty() {
-            f.write_str(&self.name)
-        } else {
-            write!(f, "{}/{}", self.namespace, self.name)
-        }
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
     }
 }
 

@@ -1,0 +1,30 @@
+//! The own Node.
+
+use std::{net::IpAddr, sync::Arc};
+
+use k8s_openapi::api::core::v1 as api;
+
+use super::{Converted, LABEL_ZONE, address, collect, label, object_name};
+use crate::model::{IpFamily, NodeInfo};
+
+/// Converts a Node.
+pub fn node(node: &api::Node) -> Converted<NodeInfo> {
+    let name = object_name(&node.metadata);
+    let mut problems = Vec::new();
+    let listed = node.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+    let of_type = |wanted| listed.iter().filter(move |entry| entry.type_ == wanted).map(|entry| entry.address.as_str());
+    let texts = of_type("InternalIP").chain(of_type("ExternalIP"));
+    let addrs = collect(&mut problems, texts.map(|text| address("status.addresses", text)));
+    let object = NodeInfo {
+        name: Arc::clone(&name.name),
+        zone: label(&node.metadata, LABEL_ZONE).filter(|zone| !zone.is_empty()).map(Arc::from),
+        node_ips: one_of_each_family(&addrs),
+    };
+    Converted { name, object: Some(object), problems }
+}
+
+fn one_of_each_family(addrs: &[IpAddr]) -> Vec<IpAddr> {
+    let Some(primary) = addrs.first() else { return Vec::new() };
+    let other = addrs.iter().find(|addr| IpFamily::of(**addr) != IpFamily::of(*primary));
+    [primary].into_iter().chain(other).copied().collect()
+}

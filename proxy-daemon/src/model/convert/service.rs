@@ -1,0 +1,146 @@
+//! Services.
+
+use std::{net::IpAddr, time::Duration};
+
+use k8s_openapi::api::core::v1::{self as api, LoadBalancerIngress, ServiceSpec};
+use proxy_common::Protocol;
+
+use super::{Converted, LABEL_PROXY_NAME, Problem, address, collect, label, object_name, port_number, protocol, unicast_address};
+use crate::model::{Service, ServiceKind, ServicePort, TrafficPolicy};
+
+const DEFAULT_AFFINITY: Duration = Duration::from_hours(3);
+
+/// Converts a Service. Nothing is left of one that is headless, an `ExternalName`, or another proxy's.
+pub fn service(service: &api::Service) -> Converted<Service> {
+    let name = object_name(&service.metadata);
+    let mut problems = Vec::new();
+    let other_proxy = label(&service.metadata, LABEL_PROXY_NAME).is_some();
+    let Some((spec, kind)) = service.spec.as_ref().filter(|_| !other_proxy).and_then(|spec| Some((spec, kind(spec)?))) else {
+        return Converted { name, object: None, problems };
+    };
+    let cluster_ips = collect(&mut problems, cluster_ips(spec));
+    if cluster_ips.is_empty() {
+        return Converted { name, object: None, problems };
+    }
+    let object = Service {
+        created: service.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
+        kind,
+        cluster_ips,
+        external_ips: collect(&mut problems, external_ips(spec)),
+        load_balancer_ips: collect(&mut problems, load_balancer_ips(service)),
+        internal_policy: policy(&mut problems, "spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref()),
+        external_policy: policy(&mut problems, "spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref()),
+        affinity: affinity(&mut problems, spec),
+        ports: ports(&mut problems, spec),
+        name: name.clone(),
+    };
+    if spec.load_balancer_source_ranges.as_ref().is_some_and(|ranges| !ranges.is_empty()) && !object.load_balancer_ips.is_empty() {
+        problems.push(Problem::SourceRangesNotEnforced);
+    }
+    Converted { name, object: Some(object), problems }
+}
+
+/// The kind of a Service that may be served. An `ExternalName` is not, even when it still has a ClusterIP from before.
+fn kind(spec: &ServiceSpec) -> Option<ServiceKind> {
+    match spec.type_.as_deref() {
+        None | Some("ClusterIP" | "") => Some(ServiceKind::ClusterIp),
+        Some("NodePort") => Some(ServiceKind::NodePort),
+        Some("LoadBalancer") => Some(ServiceKind::LoadBalancer),
+        Some(_) => None,
+    }
+}
+
+/// `clusterIPs`, or `clusterIP` of objects from before there was more than one. `None` means headless.
+fn cluster_ips(spec: &ServiceSpec) -> impl Iterator<Item = Result<IpAddr, Problem>> + '_ {
+    let several = spec.cluster_ips.as_deref().unwrap_or_default();
+    let single = spec.cluster_ip.as_slice();
+    let headless = single.iter().chain(several).any(|ip| ip == "None");
+    let ips = if headless {
+        &[]
+    } else if several.is_empty() {
+        single
+    } else {
+        several
+    };
+    ips.iter().filter(|ip| !ip.is_empty()).map(|ip| unicast_or_link_local("spec.clusterIPs", ip))
+}
+
+/// A ClusterIP may be link-local, as some node-local resolvers have it.
+fn unicast_or_link_local(field: &'static str, value: &str) -> Result<IpAddr, Problem> {
+    let addr = address(field, value)?;
+    if addr.is_loopback() || addr.is_multicast() || addr.is_unspecified() {
+        return Err(Problem::AddressNotAllowed { field, addr });
+    }
+    Ok(addr)
+}
+
+fn external_ips(spec: &ServiceSpec) -> impl Iterator<Item = Result<IpAddr, Problem>> + '_ {
+    let ips = spec.external_ips.as_deref().unwrap_or_default();
+    ips.iter().map(|ip| unicast_address("spec.externalIPs", ip))
+}
+
+/// The addresses whose packets arrive at the node as they were sent. With `ipMode: Proxy` they end at the load balancer, so traffic
+/// to it must leave the node untouched; an entry may also have a host name only.
+fn load_balancer_ips(service: &api::Service) -> impl Iterator<Item = Result<IpAddr, Problem>> + '_ {
+    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let entries = status.and_then(|status| status.ingress.as_deref()).unwrap_or_default();
+    let ends_here = |entry: &&LoadBalancerIngress| entry.ip_mode.as_deref().is_none_or(|mode| mode == "VIP");
+    let ips = entries.iter().filter(ends_here).filter_map(|entry| entry.ip.as_deref());
+    ips.filter(|ip| !ip.is_empty()).map(|ip| unicast_or_link_local("status.loadBalancer.ingress", ip))
+}
+
+fn policy(problems: &mut Vec<Problem>, field: &'static str, value: Option<&str>) -> TrafficPolicy {
+    match value {
+        None | Some("Cluster" | "") => TrafficPolicy::Cluster,
+        Some("Local") => TrafficPolicy::Local,
+        Some(other) => {
+            problems.push(Problem::UnknownValue { field, value: other.to_owned() });
+            TrafficPolicy::Cluster
+        }
+    }
+}
+
+fn affinity(problems: &mut Vec<Problem>, spec: &ServiceSpec) -> Option<Duration> {
+    match spec.session_affinity.as_deref() {
+        Some("ClientIP") => {}
+        None | Some("None" | "") => return None,
+        Some(other) => {
+            problems.push(Problem::UnknownValue { field: "spec.sessionAffinity", value: other.to_owned() });
+            return None;
+        }
+    }
+    let client_ip = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    let Some(seconds) = client_ip.and_then(|client_ip| client_ip.timeout_seconds) else {
+        return Some(DEFAULT_AFFINITY);
+    };
+    let valid = u64::try_from(seconds).ok().filter(|seconds| (1..=86400).contains(seconds));
+    if valid.is_none() {
+        problems.push(Problem::AffinityTimeout(seconds));
+    }
+    Some(valid.map_or(DEFAULT_AFFINITY, Duration::from_secs))
+}
+
+fn ports(problems: &mut Vec<Problem>, spec: &ServiceSpec) -> Vec<ServicePort> {
+    let mut ports: Vec<ServicePort> = Vec::new();
+    for port in collect(problems, spec.ports.iter().flatten().map(port)) {
+        if ports.iter().any(|other| other.name == port.name && other.protocol == port.protocol) {
+            problems.push(Problem::DuplicatePort { port: port.name.to_string(), protocol: port.protocol });
+        } else {
+            ports.push(port);
+        }
+    }
+    ports
+}
+
+fn port(port: &api::ServicePort) -> Result<ServicePort, Problem> {
+    let name = port.name.as_deref().unwrap_or("");
+    let protocol = protocol(name, port.protocol.as_deref())?;
+    if protocol == Protocol::Sctp {
+        return Err(Problem::SctpNotServed { port: name.to_owned() });
+    }
+    let node_port = match port.node_port {
+        None | Some(0) => 0,
+        Some(number) => port_number("spec.ports.nodePort", number)?,
+    };
+    Ok(ServicePort { name: name.into(), protocol, port: port_number("spec.ports.port", port.port)?, node_port })
+}
