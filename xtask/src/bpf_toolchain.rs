@@ -81,8 +81,11 @@ impl Compiler {
 
     /// The linker for this compiler: set-up's own, which was built against this very LLVM, before the one on PATH.
     pub(crate) fn linker(&self) -> Result<Option<PathBuf>> {
-        let own = self.cache()?.join("bin/bpf-linker");
-        Ok(if own.is_file() { Some(own) } else { on_path("bpf-linker") })
+        let cache = self.cache()?;
+        let own = cache.join("bin/bpf-linker");
+        // Its link to LLVM dangles once the toolchain it was built with is removed.
+        let works = own.is_file() && cache.join("llvm/lib/libLLVM.so").exists();
+        Ok(if works { Some(own) } else { on_path("bpf-linker") })
     }
 }
 
