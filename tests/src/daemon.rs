@@ -140,21 +140,21 @@ impl Daemon {
     pub fn restart(&mut self) -> Result<()> {
         self.terminate()?;
         self.process = Some(Process::spawn(&mut self.how.run()?)?);
-        wait::until("a synced daemon", START_LIMIT, || {
-            let process = self.process.as_mut().context("the daemon was started")?;
-            // Its end is no condition that may still come: it is told apart below.
-            if process.poll()?.is_some() {
-                return Ok(());
+        let synced = self.wait_until_synced();
+        synced.with_context(|| format!("on {}; its log:\n{}", self.how.node.name(), self.log()))
+    }
+
+    fn wait_until_synced(&mut self) -> Result<()> {
+        let ended = wait::until("a synced daemon", START_LIMIT, || {
+            // Its end is final: there is nothing more to wait for.
+            if let Some(status) = self.process.as_mut().map(Process::poll).transpose()?.flatten() {
+                return Ok(Some(status));
             }
             let status = self.show("status")?;
             ensure!(status["synced"] == Value::Bool(true), "its status is {status}");
-            Ok(())
-        })
-        .and_then(|()| match self.process.as_mut().map(Process::poll).transpose()?.flatten() {
-            Some(status) => Err(anyhow!("the daemon ended with {status}")),
-            None => Ok(()),
-        })
-        .with_context(|| format!("on {}; its log:\n{}", self.how.node.name(), self.log()))
+            Ok(None)
+        })?;
+        ended.map_or(Ok(()), |status| Err(anyhow!("the daemon ended with {status}")))
     }
 
     /// Kills it the hard way and waits for its end.

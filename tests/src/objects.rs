@@ -190,7 +190,12 @@ impl ServicePort {
 impl Endpoint {
     /// A pod, or a hostNetwork pod where the host is a node.
     pub fn of(host: &impl Host, node: &impl Host) -> Self {
-        Self { addrs: host.addrs(), node: node.name().to_owned(), ready: true }
+        Self::at(host.addrs(), node.name())
+    }
+
+    /// Addresses where nobody need be.
+    pub fn at(addrs: Addrs, node: &str) -> Self {
+        Self { addrs, node: node.to_owned(), ready: true }
     }
 
     pub fn pod(pod: &Pod) -> Self {
