@@ -3,6 +3,9 @@
 use std::{
     env,
     path::{Path, PathBuf},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -33,11 +36,11 @@ impl Door {
     }
 }
 
-/// Removes what the outer `cargo run` added to the environment.
+/// Makes the environment what it would be without the outer `cargo run`, and puts administrators' commands in reach.
 ///
-/// Build scripts that watch such variables would otherwise run anew each time a user changes between `cargo` and
+/// Build scripts that watch cargo's own variables would otherwise run anew each time a user changes between `cargo` and
 /// `cargo xtask`.
-pub(crate) fn forget_outer_cargo() {
+pub(crate) fn prepare_environment() -> Result<()> {
     let added = |name: &str| {
         ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"].iter().any(|prefix| name.starts_with(prefix))
             || ["CARGO", "CARGO_PRIMARY_PACKAGE", "LD_LIBRARY_PATH"].contains(&name)
@@ -47,6 +50,12 @@ pub(crate) fn forget_outer_cargo() {
         // SAFETY: called first thing in `main`, before any thread is started.
         unsafe { env::remove_var(name) }
     }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    let path = env::join_paths(folders).context("adding the administrators' commands to PATH")?;
+    // SAFETY: as above.
+    unsafe { env::set_var("PATH", path) }
+    Ok(())
 }
 
 /// Opens a part of the work.
@@ -62,6 +71,23 @@ pub(crate) fn found(text: &str) {
 /// Announces something that takes its time.
 pub(crate) fn doing(text: &str) {
     println!("   ...      {text}");
+}
+
+/// Does something that is silent for minutes, and says now and then that it is still at it.
+pub(crate) fn patiently<T>(work: impl FnOnce() -> T) -> T {
+    const PATIENCE: Duration = Duration::from_secs(30);
+    let started = Instant::now();
+    thread::scope(|scope| {
+        let (finished, wait) = mpsc::channel::<()>();
+        scope.spawn(move || {
+            while wait.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                doing(&format!("still at it after {} s", started.elapsed().as_secs()));
+            }
+        });
+        let result = work();
+        drop(finished);
+        result
+    })
 }
 
 /// Reports something that was done.

@@ -65,8 +65,8 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    door::forget_outer_cargo();
-    let outcome = Door::new().and_then(|door| dispatch(&door, Args::parse().verb));
+    let verb = Args::parse().verb;
+    let outcome = door::prepare_environment().and_then(|()| Door::new()).and_then(|door| dispatch(&door, verb));
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE

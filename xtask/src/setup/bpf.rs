@@ -16,7 +16,7 @@ use xshell::cmd;
 use crate::{
     bpf_toolchain::{Compiler, on_path},
     debian::{Suite, output},
-    door::{Door, doing, done, found, heading},
+    door::{Door, doing, done, found, heading, patiently},
 };
 
 /// Where Debian keeps versions of rust-src, the likeliest first.
@@ -130,7 +130,7 @@ fn build_linker(door: &Door, compiler: &Compiler) -> Result<()> {
     let feature = format!("llvm-{major}");
     let install = cmd!(sh, "cargo install bpf-linker --version {LINKER} --no-default-features --features {feature}");
     let install = install.args(["--force", "--root"]).arg(&work).env_remove("CARGO_TARGET_DIR").env_remove("RUSTFLAGS");
-    output(install).context("building bpf-linker")?;
+    patiently(|| output(install)).context("building bpf-linker")?;
     let linker = cache.join("bin/bpf-linker");
     fs::create_dir_all(cache.join("bin")).context("making the linker's folder")?;
     fs::rename(work.join("bin/bpf-linker"), &linker).context("putting bpf-linker in its place")?;

@@ -15,7 +15,7 @@ use xshell::cmd;
 use crate::{
     bpf_toolchain::{cache_dir, on_path},
     debian::{Suite, output},
-    door::{Door, doing, done, found, heading, missing},
+    door::{Door, doing, done, found, heading, missing, patiently},
 };
 
 const KUBERNETES: [&str; 3] = ["kube-apiserver", "kube-controller-manager", "kubectl"];
@@ -110,7 +110,7 @@ fn build(door: &Door, binaries: &[&str], folder: &Path) -> Result<()> {
     // Built beside and moved, so that what is there is always whole.
     let work = folder.join("work");
     fs::create_dir_all(&work).with_context(|| format!("making {}", work.display()))?;
-    output(cmd!(sh, "go build -buildvcs=false {flags} -o {work} {packages...}"))?;
+    patiently(|| output(cmd!(sh, "go build -buildvcs=false {flags} -o {work} {packages...}")))?;
     for binary in binaries {
         fs::rename(work.join(binary), folder.join(binary)).with_context(|| format!("putting {binary} in its place"))?;
     }
