@@ -4,3 +4,8 @@ pub mod model;
 pub mod net;
 pub mod plan;
 pub mod tables;
+
+pub mod maps;
+
+pub mod datapath;
+pub mod expiry;

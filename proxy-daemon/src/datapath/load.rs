@@ -1,0 +1,173 @@
+//! Loads the object: makes or adopts the pinned maps, sets the load-time constants, verifies the programs.
+
+use std::{fs, io, path::PathBuf};
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    maps::MapData,
+    programs::{ProgramError, SchedClassifier},
+};
+use proxy_common::{NodeRow, maps};
+
+use super::clock::jiffies_per_second;
+use crate::maps::{KernelMaps, Pins};
+
+/// The object that is shipped.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/shunt.bpf.o"));
+/// The same programs with logging compiled in.
+static LOG_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/shunt-log.bpf.o"));
+
+/// How large maps are made. A map that is there already keeps its size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Frontends of each family.
+    pub frontends: u32,
+    /// Backend slots of each family.
+    pub backends: u32,
+    /// Flow entries of each family.
+    pub flows: u32,
+    /// Service ports.
+    pub services: u32,
+}
+
+/// How the object is loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The maps' sizes.
+    pub sizes: Sizes,
+    /// Whether to load the object that logs.
+    pub bpf_log: bool,
+}
+
+/// The loaded programs. They stay on their devices when this is dropped.
+pub struct Datapath {
+    ebpf: Ebpf,
+}
+
+impl Sizes {
+    /// Each map's number of rows, where a flag decides it.
+    fn of_maps(self) -> [(&'static str, u32); 11] {
+        let rows = self.frontends.saturating_mul(2);
+        [
+            (maps::FRONTENDS_V4, self.frontends),
+            (maps::FRONTENDS_V6, self.frontends),
+            (maps::FRONTEND_ROWS, rows),
+            (maps::BACKENDS_V4, self.backends),
+            (maps::BACKENDS_V6, self.backends),
+            (maps::BACKEND_LIVE, self.backends),
+            (maps::FLOWS_V4, self.flows),
+            (maps::FLOWS_V6, self.flows),
+            (maps::SERVICES, self.services),
+            (maps::SERVICE_STATS, self.services),
+            (maps::NODE, 1),
+        ]
+    }
+}
+
+/// Loads the programs with the maps that are pinned there, or with new ones that then are.
+pub fn load(pins: &Pins, options: Options) -> Result<Datapath> {
+    let dir = pins.maps();
+    let seed = match pinned_seed(pins)? {
+        Some(seed) => seed,
+        None => random_seed().context("drawing the seed of the flow hash")?,
+    };
+    let hz = jiffies_per_second()?;
+    let paths = maps::ALL.map(|name| (name, dir.join(name)));
+    let mut loader = EbpfLoader::new();
+    loader.override_global("SHUNT_SEED", &seed, true).override_global("SHUNT_HZ", &hz, true);
+    for (name, path) in &paths {
+        loader.map_pin_path(name, path.as_path());
+    }
+    for (name, size) in options.sizes.of_maps() {
+        loader.map_max_entries(name, pinned_size(&dir.join(name), name, size)?);
+    }
+    loader.verifier_log_level(VerifierLogLevel::STATS);
+    let object = if options.bpf_log { LOG_OBJECT } else { OBJECT };
+    let mut ebpf = loader.load(object).context("loading the BPF object")?;
+    for (name, program) in ebpf.programs_mut() {
+        let program: &mut SchedClassifier = program.try_into().with_context(|| format!("program {name}"))?;
+        program.load().map_err(|error| verifier_error(name, error))?;
+        pin_program(pins, name, program)?;
+    }
+    let datapath = Datapath { ebpf };
+    datapath.note_node(pins, seed, hz)?;
+    Ok(datapath)
+}
+
+/// The seed that flows on this node were hashed with so far.
+fn pinned_seed(pins: &Pins) -> Result<Option<u64>> {
+    if !pins.maps().join(maps::NODE).exists() {
+        return Ok(None);
+    }
+    let seed = KernelMaps::open(pins)
+        .and_then(|maps| maps.node())
+        .context("reading the state of a previous run: if it cannot be saved, `shunt cleanup` removes it")?
+        .seed;
+    Ok((seed != 0).then_some(seed))
+}
+
+fn random_seed() -> io::Result<u64> {
+    use io::Read as _;
+    let mut bytes = [0; 8];
+    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytemuck::cast(bytes))
+}
+
+/// The size to load a map with: the wanted one, or that of the map that is there, whose contents would else be lost.
+fn pinned_size(path: &PathBuf, name: &str, wanted: u32) -> Result<u32> {
+    if !path.exists() {
+        return Ok(wanted);
+    }
+    let info = MapData::from_pin(path).and_then(|data| data.info()).with_context(|| format!("opening {}", path.display()))?;
+    let found = info.max_entries();
+    if found != wanted {
+        tracing::warn!(map = name, found, wanted, "the map keeps its size because it holds state; `shunt cleanup` before the start changes it");
+    }
+    Ok(found)
+}
+
+/// Pins a program anew, so that it can be listed, and so that it is this one and not a previous run's.
+fn pin_program(pins: &Pins, name: &str, program: &mut SchedClassifier) -> Result<()> {
+    let path = pins.programs().join(name);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(|| format!("removing {}", path.display()))?,
+        _ => {}
+    }
+    program.pin(&path).with_context(|| format!("pinning {}", path.display()))
+}
+
+/// The end of the verifier's log, which says what is wrong; all of it at the level debug.
+fn verifier_error(name: &str, error: ProgramError) -> anyhow::Error {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            tracing::debug!(program = name, log, "verifier");
+            let lines: Vec<_> = log.lines().rev().take(5).collect();
+            let end = lines.into_iter().rev().collect::<Vec<_>>().join("\n");
+            anyhow!(io_error).context(format!("the kernel refuses the program {name}:\n{end}"))
+        }
+        other => anyhow::Error::from(other).context(format!("loading the program {name}")),
+    }
+}
+
+impl Datapath {
+    /// The program of a name that the object has.
+    pub fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
+        let program = self.ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+        program.try_into().with_context(|| format!("program {name}"))
+    }
+
+    /// The loaded object, for its log.
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Notes what has to outlive this run.
+    fn note_node(&self, pins: &Pins, seed: u64, hz: u32) -> Result<()> {
+        let mut maps = KernelMaps::open(pins)?;
+        let before = maps.node()?;
+        maps.set_node(NodeRow { seed, hz, layout_version: maps::LAYOUT_VERSION, pid: std::process::id(), ..before })?;
+        Ok(())
+    }
+}

@@ -1,0 +1,18 @@
+//! The programs: loading them with their maps, and attaching them to devices. The only user of programs and links.
+//!
+//! In: the embedded object, sizes and seeds, and which devices there are. Out: programs on devices, pinned so that they go on without the
+//! daemon.
+
+mod attach;
+mod clock;
+mod load;
+mod prepare;
+mod remove;
+
+pub use self::{
+    attach::Attacher,
+    clock::{Clock, jiffies_per_second},
+    load::{Datapath, Options, Sizes, load},
+    prepare::{PrepareError, prepare},
+    remove::remove_all,
+};

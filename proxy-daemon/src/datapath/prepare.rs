@@ -1,0 +1,84 @@
+//! What has to be there before anything is loaded: the rights, a kernel that is new enough, a BPF file system.
+
+use std::{io, path::Path, path::PathBuf};
+
+use aya::util::KernelVersion;
+use nix::{
+    errno::Errno,
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+    unistd::Uid,
+};
+
+use crate::maps::Pins;
+
+/// The oldest kernel whose verifier and helpers the programs were tested with.
+const OLDEST_KERNEL: (u8, u8) = (5, 10);
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// Why the daemon cannot run here. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    #[error("not running as root: shunt loads BPF programs; run it as root or in a privileged pod")]
+    NotRoot,
+    #[error("kernel {found} is too old: shunt needs {}.{} or newer", OLDEST_KERNEL.0, OLDEST_KERNEL.1)]
+    OldKernel { found: String },
+    #[error("the kernel refuses BPF system calls ({0}): the process needs the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (CAP_SYS_ADMIN before 5.8), and the kernel CONFIG_BPF_SYSCALL")]
+    NoBpf(io::Error),
+    #[error("no BPF file system at {} and mounting one failed ({source}): mount it with `mount -t bpf bpf {}`", at.display(), at.display())]
+    Mount { at: PathBuf, source: io::Error },
+    #[error("{} is not on a BPF file system: give --bpffs a folder below one, such as {BPFFS}/shunt", at.display())]
+    NotBpffs { at: PathBuf },
+    #[error("creating {}", at.display())]
+    Create { at: PathBuf, source: io::Error },
+}
+
+/// Checks and prepares the machine: afterwards the folders of `pins` exist. Nothing that is there is changed.
+pub fn prepare(pins: &Pins) -> Result<(), PrepareError> {
+    if !Uid::effective().is_root() {
+        return Err(PrepareError::NotRoot);
+    }
+    let (major, minor) = OLDEST_KERNEL;
+    let kernel = KernelVersion::current().ok();
+    if kernel.is_some_and(|kernel| kernel < KernelVersion::new(major, u16::from(minor).try_into().unwrap_or(minor), 0)) {
+        return Err(PrepareError::OldKernel { found: kernel.map(|kernel| format!("{kernel:?}")).unwrap_or_default() });
+    }
+    may_use_bpf()?;
+    provide_bpffs(pins.root())?;
+    for dir in [pins.maps(), pins.links(), pins.programs()] {
+        std::fs::create_dir_all(&dir).map_err(|source| PrepareError::Create { at: dir, source })?;
+    }
+    Ok(())
+}
+
+/// Asks the kernel for the smallest map there is.
+fn may_use_bpf() -> Result<(), PrepareError> {
+    use aya::maps::{Array, MapError};
+    match Array::<_, u32>::create(1, 0) {
+        Ok(_) => Ok(()),
+        Err(MapError::CreateError { io_error, .. }) => Err(PrepareError::NoBpf(io_error)),
+        Err(MapError::SyscallError(error)) => Err(PrepareError::NoBpf(error.io_error)),
+        Err(error) => Err(PrepareError::NoBpf(io::Error::other(error))),
+    }
+}
+
+/// Mounts a BPF file system at its usual place if `root` is below that and none is there.
+fn provide_bpffs(root: &Path) -> Result<(), PrepareError> {
+    if on_bpffs(root) {
+        return Ok(());
+    }
+    let at = Path::new(BPFFS);
+    if !root.starts_with(at) {
+        return Err(PrepareError::NotBpffs { at: root.to_owned() });
+    }
+    let failed = |errno: Errno| PrepareError::Mount { at: at.to_owned(), source: errno.into() };
+    mount(Some("bpf"), at, Some("bpf"), MsFlags::empty(), None::<&str>).map_err(failed)?;
+    tracing::info!(at = BPFFS, "mounted a BPF file system");
+    Ok(())
+}
+
+/// Whether the nearest folder above `path` that exists is on a BPF file system.
+fn on_bpffs(path: &Path) -> bool {
+    let existing = path.ancestors().find(|ancestor| ancestor.exists());
+    existing.and_then(|existing| statfs(existing).ok()).is_some_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)
+}

@@ -1,0 +1,50 @@
+//! The flow table of one family, as the daemon sees it: it reads it for people and removes what has expired, and never inserts.
+
+use std::path::Path;
+
+use aya::maps::{HashMap, MapData};
+use bytemuck::Pod;
+use proxy_common::{Family, Flow, FlowKey};
+
+use super::{Error, Row, open_as};
+
+/// `FLOWS_V4` or `FLOWS_V6`.
+pub struct FlowTable<F: Family> {
+    name: &'static str,
+    map: HashMap<MapData, Row<FlowKey<F>>, Row<Flow<F>>>,
+    capacity: u32,
+}
+
+impl<F: Family> FlowTable<F>
+where
+    FlowKey<F>: Pod,
+    Flow<F>: Pod,
+{
+    pub(super) fn open(dir: &Path, name: &'static str) -> Result<Self, Error> {
+        let capacity = super::capacity(dir, name)?;
+        Ok(Self { name, map: open_as(dir, name)?, capacity })
+    }
+
+    /// How many entries fit.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// Walks through the entries. One that is removed while the walk is on may end it early: the next one finds the rest.
+    pub fn entries(&self) -> impl Iterator<Item = (FlowKey<F>, Flow<F>)> + '_ {
+        self.map.iter().filter_map(|entry| entry.ok().map(|(key, flow)| (key.0, flow.0)))
+    }
+
+    /// The entry of a key, if it is there.
+    pub fn get(&self, key: &FlowKey<F>) -> Option<Flow<F>> {
+        self.map.get(&Row(*key), 0).ok().map(|flow| flow.0)
+    }
+
+    /// Removes an entry. One that is not there is as good as removed.
+    pub fn remove(&mut self, key: &FlowKey<F>) -> Result<(), Error> {
+        match self.map.remove(&Row(*key)).map_err(|source| Error::Write { map: self.name, source }) {
+            Err(error) if error.is_not_found() => Ok(()),
+            result => result,
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Where things are pinned below the daemon's folder in bpffs, and what they are called there.
+//!
+//! Everything lies in a folder of the layout's version, so that another version of the types finds nothing it would misread:
+//! `v1/maps/NAME`, `v1/links/IFINDEX-ingress`, `v1/programs/NAME`.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use proxy_common::maps::LAYOUT_VERSION;
+
+/// The daemon's folder in bpffs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+/// Which of a device's two hooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    Ingress,
+    Egress,
+}
+
+impl Direction {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        })
+    }
+}
+
+impl Pins {
+    /// The folder that `--bpffs` names.
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The folder of this layout's version.
+    pub fn version(&self) -> PathBuf {
+        self.root.join(format!("v{LAYOUT_VERSION}"))
+    }
+
+    /// The folder of the maps.
+    pub fn maps(&self) -> PathBuf {
+        self.version().join("maps")
+    }
+
+    /// The folder of the programs.
+    pub fn programs(&self) -> PathBuf {
+        self.version().join("programs")
+    }
+
+    /// The folder of the links.
+    pub fn links(&self) -> PathBuf {
+        self.version().join("links")
+    }
+
+    /// The link of one hook of a device.
+    pub fn link(&self, ifindex: u32, direction: Direction) -> PathBuf {
+        self.links().join(format!("{ifindex}-{direction}"))
+    }
+
+    /// The hook that a link's file name stands for.
+    pub fn parse_link(name: &str) -> Option<(u32, Direction)> {
+        let (ifindex, direction) = name.split_once('-')?;
+        let direction = Direction::ALL.into_iter().find(|known| known.to_string() == direction)?;
+        Some((ifindex.parse().ok()?, direction))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_found_again_by_its_name() {
+        let pins = Pins::new("/sys/fs/bpf/shunt".into());
+        let path = pins.link(12, Direction::Egress);
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert_eq!(Pins::parse_link(name), Some((12, Direction::Egress)));
+        assert_eq!(Pins::parse_link("eth0"), None);
+    }
+}

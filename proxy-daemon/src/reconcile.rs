@@ -1,0 +1,201 @@
+//! From changes to maps: model, plan, tables, maps, in this order, and nothing else.
+//!
+//! A round takes the service ports that a change has made dirty, plans each and applies what differs. Nothing is written before the first
+//! complete lists are in. A service port that does not fit is tried again when room may have come; what was loaded of it before stays. When
+//! the kernel refuses a change, the mirror is read back from the maps and everything is compared again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Instant,
+};
+
+use crate::{
+    maps::{self, Maps},
+    model::{Change, Model, ServicePortName},
+    plan::{NodeFacts, plan},
+    tables::{self, Sizes, Tables, Usage},
+};
+
+/// What a round has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Round {
+    /// Service ports that were planned.
+    pub planned: usize,
+    /// Changes that were applied.
+    pub changes: usize,
+    /// Something could not be applied: another round is due soon.
+    pub retry: bool,
+}
+
+/// Owns the state of the control path. One task drives it.
+pub struct Reconciler<M> {
+    node_name: String,
+    machine: Vec<IpAddr>,
+    facts: NodeFacts,
+    model: Model,
+    sizes: Sizes,
+    /// Nothing until the first round: what is in the maps is adopted then.
+    tables: Option<Tables>,
+    maps: M,
+    pending: BTreeSet<ServicePortName>,
+    /// What does not fit, with the message that was logged.
+    refused: BTreeMap<ServicePortName, String>,
+    noticed: BTreeSet<ServicePortName>,
+}
+
+impl<M: Maps> Reconciler<M> {
+    /// A reconciler that has heard of nothing yet.
+    pub fn new(node_name: String, sizes: Sizes, maps: M) -> Self {
+        let facts = NodeFacts::new(&node_name, None, &[]);
+        Self {
+            node_name,
+            machine: Vec::new(),
+            facts,
+            model: Model::default(),
+            sizes,
+            tables: None,
+            maps,
+            pending: BTreeSet::new(),
+            refused: BTreeMap::new(),
+            noticed: BTreeSet::new(),
+        }
+    }
+
+    /// Takes in what a source tells.
+    pub fn change(&mut self, change: Change) {
+        self.model.apply(change);
+        self.refresh_facts();
+    }
+
+    /// Takes in the machine's own addresses, the best first: they stand in where the Node object has none.
+    pub fn set_machine(&mut self, addresses: Vec<IpAddr>) {
+        self.machine = addresses;
+        self.refresh_facts();
+    }
+
+    /// The facts that plans depend on.
+    pub fn facts(&self) -> &NodeFacts {
+        &self.facts
+    }
+
+    /// Whether a complete state of the cluster has been written.
+    pub fn is_synced(&self) -> bool {
+        self.tables.is_some()
+    }
+
+    /// How full the tables are.
+    pub fn usage(&self) -> Option<Usage> {
+        self.tables.as_ref().map(Tables::usage)
+    }
+
+    /// The maps.
+    pub fn maps_mut(&mut self) -> &mut M {
+        &mut self.maps
+    }
+
+    fn refresh_facts(&mut self) {
+        let facts = NodeFacts::new(&self.node_name, self.model.node(), &self.machine);
+        if facts != self.facts {
+            tracing::info!(node = %facts.name, zone = ?facts.zone, ips = ?facts.node_ips, "node");
+            self.facts = facts;
+            self.model.mark_all_dirty();
+        }
+    }
+
+    /// Applies everything that is pending.
+    pub fn round(&mut self, now: Instant) -> Round {
+        let mut round = Round::default();
+        if !self.model.has_synced() {
+            return round;
+        }
+        for notice in self.model.take_notices() {
+            tracing::warn!("{notice}");
+        }
+        self.pending.append(&mut self.model.take_dirty());
+        if let Err(error) = self.adopt(now) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "reading the maps back failed, to be tried again");
+            return Round { retry: true, ..round };
+        }
+        // Room comes from what leaves: services that are gone first, then what did not fit before.
+        let pending = std::mem::take(&mut self.pending);
+        let refused: Vec<_> = self.refused.keys().cloned().collect();
+        let (alive, gone): (BTreeSet<_>, BTreeSet<_>) =
+            pending.into_iter().chain(refused).partition(|name| self.model.service_port(name).is_some());
+        for name in gone.iter().chain(&alive) {
+            round.planned += 1;
+            match self.bring(name, now) {
+                Ok(changes) => round.changes += changes,
+                Err(Failure::Tables(error)) => self.note_refusal(name, &error),
+                Err(Failure::Maps(error)) => {
+                    tracing::warn!(service = %name, error = &error as &dyn std::error::Error, "the kernel refused a change, to be tried again");
+                    self.start_over();
+                    return Round { retry: true, ..round };
+                }
+            }
+        }
+        round
+    }
+
+    /// Reads back what a previous run, or a round that failed, has left in the maps. What it serves and the cluster does not know any more
+    /// becomes pending, as everything else.
+    fn adopt(&mut self, now: Instant) -> Result<(), maps::Error> {
+        if self.tables.is_some() {
+            return Ok(());
+        }
+        let tables = Tables::restore(self.sizes, &self.maps.snapshot()?, now);
+        self.pending.extend(tables.names().cloned());
+        self.pending.extend(self.model.service_port_names());
+        self.tables = Some(tables);
+        Ok(())
+    }
+
+    /// Forgets the mirror: the next round reads the maps and compares everything.
+    fn start_over(&mut self) {
+        self.tables = None;
+    }
+
+    /// Brings one service port to its plan.
+    fn bring(&mut self, name: &ServicePortName, now: Instant) -> Result<usize, Failure> {
+        let plan = plan(&self.model, &self.facts, name);
+        let Some(tables) = &mut self.tables else { return Ok(0) };
+        let changes = tables.set(name, plan.as_ref(), now).map_err(Failure::Tables)?;
+        for change in &changes {
+            self.maps.apply(change).map_err(Failure::Maps)?;
+        }
+        if self.refused.remove(name).is_some() {
+            tracing::info!(service = %name, "the service is served now");
+        }
+        match plan {
+            Some(plan) if plan.remote_only_notice => {
+                if self.noticed.insert(name.clone()) {
+                    tracing::warn!(service = %name, "outside clients reach the backends on this node only: those on other nodes are not used for them yet");
+                }
+            }
+            _ => _ = self.noticed.remove(name),
+        }
+        Ok(changes.len())
+    }
+
+    /// Says once why a service port is not served as it should be.
+    fn note_refusal(&mut self, name: &ServicePortName, error: &tables::Error) {
+        let message = error.to_string();
+        if self.refused.get(name) != Some(&message) {
+            tracing::warn!(service = %name, error = message, "the service cannot be served as it is now; what was loaded of it before stays");
+            self.refused.insert(name.clone(), message);
+        }
+    }
+
+    /// How many service ports are not served as they should be.
+    pub fn refused(&self) -> usize {
+        self.refused.len()
+    }
+}
+
+/// Why a service port was not brought to its plan.
+enum Failure {
+    /// It does not fit; nothing was changed.
+    Tables(tables::Error),
+    /// The kernel refused a change in the middle.
+    Maps(maps::Error),
+}

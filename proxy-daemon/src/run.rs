@@ -1,0 +1,242 @@
+//! Wiring: makes the stages, connects them, and waits for the end. No decisions are made here.
+
+use std::{
+    net::IpAddr,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use proxy_common::{NodeRow, Port, SnatSource, Text64, V4, V6};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    time,
+};
+
+use crate::{
+    config::Config,
+    datapath::{self, Attacher, Clock},
+    expiry,
+    maps::{KernelMaps, Pins},
+    model,
+    net::{self, DeviceEvent, LocalAddresses},
+    reconcile::{Reconciler, Round},
+    source,
+    tables::Sizes,
+};
+
+/// After a refused change, how long to wait at first and at most.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// How often the flow tables are walked.
+const EXPIRY_EVERY: Duration = Duration::from_secs(5);
+/// Source ports that stand in for a pod's: below what the node's own sockets are given, above what needs privilege, and no node ports.
+const SNAT_PORTS: (u16, u16) = (1024, 29_999);
+
+/// Runs the daemon until it is told to end. Traffic goes on afterwards.
+pub async fn run(config: Config) -> Result<()> {
+    let pins = Pins::new(config.bpffs.clone());
+    datapath::prepare(&pins)?;
+    let changes = source::start(&config.source, &config.node_name).await?;
+    let options = datapath::Options { sizes: config.sizes, bpf_log: config.bpf_log };
+    let loaded = datapath::load(&pins, options)?;
+    let maps = KernelMaps::open(&pins)?;
+    let (node_ips, node_ips_seen) = watch::channel(Vec::new());
+    let network = net::follow(config.rules(), node_ips_seen).await.context("following the node's network")?;
+    spawn_expiry(&pins)?;
+    let mut attacher = Attacher::new(pins, loaded);
+    if config.bpf_log {
+        log_from_programs(&mut attacher)?;
+    }
+    let control = Control {
+        addresses: network.addresses,
+        node_ips,
+        reconciler: Reconciler::new(config.node_name.clone(), table_sizes(&maps), maps),
+        changes,
+        node_name: config.node_name,
+    };
+    tracing::info!(bpffs = %config.bpffs.display(), "started");
+    tokio::select! {
+        result = control.run() => result,
+        result = attach_devices(attacher, network.devices) => result,
+        result = shutdown() => result,
+    }
+}
+
+/// Returns when the process is asked to end.
+async fn shutdown() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening to SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening to SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("ending: programs and tables stay, traffic goes on");
+    Ok(())
+}
+
+/// What fits the maps as they are, whatever the flags say now.
+fn table_sizes(maps: &KernelMaps) -> Sizes {
+    let capacity = |name| maps.capacities().into_iter().find(|(known, _)| *known == name).map_or(0, |(_, rows)| rows);
+    Sizes {
+        frontends: capacity(proxy_common::maps::FRONTENDS_V4),
+        rows: capacity(proxy_common::maps::FRONTEND_ROWS),
+        backends: capacity(proxy_common::maps::BACKENDS_V4),
+        live: capacity(proxy_common::maps::BACKEND_LIVE),
+        services: capacity(proxy_common::maps::SERVICES),
+    }
+}
+
+/// The task that owns the control path.
+struct Control {
+    addresses: watch::Receiver<LocalAddresses>,
+    node_ips: watch::Sender<Vec<IpAddr>>,
+    reconciler: Reconciler<KernelMaps>,
+    changes: mpsc::Receiver<model::Change>,
+    node_name: String,
+}
+
+impl Control {
+    /// Takes in what comes, the first change at once and what has gathered meanwhile together.
+    async fn run(mut self) -> Result<()> {
+        self.note_node(false)?;
+        self.take_addresses()?;
+        let mut synced = false;
+        let mut wait = RETRY.0;
+        let mut retry_at = None;
+        loop {
+            tokio::select! {
+                change = self.changes.recv() => {
+                    let Some(change) = change else {
+                        anyhow::bail!("the source of Services has ended");
+                    };
+                    self.reconciler.change(change);
+                    while let Ok(change) = self.changes.try_recv() {
+                        self.reconciler.change(change);
+                    }
+                }
+                Ok(()) = self.addresses.changed() => self.take_addresses()?,
+                () = time::sleep_until(retry_at.unwrap_or_else(time::Instant::now)), if retry_at.is_some() => {}
+            }
+            self.tell_node_ips();
+            let round = self.round();
+            retry_at = round.retry.then(|| time::Instant::now() + wait);
+            wait = if round.retry { (wait * 2).min(RETRY.1) } else { RETRY.0 };
+            if !synced && self.reconciler.is_synced() && !round.retry {
+                synced = true;
+                self.note_node(true)?;
+                tracing::info!(services = round.planned, "the first complete state is in effect");
+            }
+        }
+    }
+
+    fn round(&mut self) -> Round {
+        let start = Instant::now();
+        let round = self.reconciler.round(start);
+        if round.changes > 0 {
+            tracing::debug!(planned = round.planned, changes = round.changes, elapsed = ?start.elapsed(), "applied");
+        }
+        round
+    }
+
+    fn tell_node_ips(&self) {
+        let node_ips = &self.reconciler.facts().node_ips;
+        self.node_ips.send_if_modified(|known| {
+            let differs = known != node_ips;
+            if differs {
+                known.clone_from(node_ips);
+            }
+            differs
+        });
+    }
+
+    /// Hands the machine's addresses to the planner and to the programs.
+    fn take_addresses(&mut self) -> Result<()> {
+        let addresses = self.addresses.borrow_and_update().clone();
+        let v4 = addresses.masquerade_source::<V4>();
+        let v6 = addresses.masquerade_source::<V6>();
+        let (first, last) = SNAT_PORTS;
+        let port = |usable: bool, port| Port::from_host(if usable { port } else { 0 });
+        let snat4 = SnatSource {
+            addr: v4.unwrap_or_else(bytemuck::Zeroable::zeroed),
+            first_port: port(v4.is_some(), first),
+            last_port: port(v4.is_some(), last),
+            pad: bytemuck::Zeroable::zeroed(),
+        };
+        let snat6 = SnatSource {
+            addr: v6.unwrap_or_else(bytemuck::Zeroable::zeroed),
+            first_port: port(v6.is_some(), first),
+            last_port: port(v6.is_some(), last),
+            pad: bytemuck::Zeroable::zeroed(),
+        };
+        self.reconciler.maps_mut().set_snat(snat4, snat6)?;
+        let v4 = v4.map(proxy_common::Address::to_ip);
+        let v6 = v6.map(proxy_common::Address::to_ip);
+        self.reconciler.set_machine(v4.into_iter().chain(v6).collect());
+        Ok(())
+    }
+
+    /// Notes for the command line who runs here and whether the state is complete. Once complete it stays so, for it stays in the maps.
+    fn note_node(&mut self, synced: bool) -> Result<()> {
+        let maps = self.reconciler.maps_mut();
+        let before = maps.node()?;
+        let mut name: Text64 = [0; 64];
+        for (to, from) in name.iter_mut().zip(self.node_name.bytes()) {
+            *to = from;
+        }
+        maps.set_node(NodeRow { name, synced: u32::from(synced), ..before })?;
+        Ok(())
+    }
+}
+
+/// The task that owns the programs on the devices.
+async fn attach_devices(mut attacher: Attacher, mut events: mpsc::UnboundedReceiver<DeviceEvent>) -> Result<()> {
+    while let Some(event) = events.recv().await {
+        let result = match &event {
+            DeviceEvent::Attach(device) => attacher.attach(device),
+            DeviceEvent::Changed(_) => Ok(()),
+            DeviceEvent::Detach { device, gone } => attacher.detach(device, *gone),
+            DeviceEvent::Listed => attacher.sweep(),
+        };
+        if let Err(error) = result {
+            tracing::error!(error = format!("{error:#}"), "a device could not be served");
+        }
+    }
+    anyhow::bail!("the network is not followed any more")
+}
+
+/// Walks the flow tables now and then, on a thread of its own: a walk through full tables takes a while.
+fn spawn_expiry(pins: &Pins) -> Result<()> {
+    let mut maps = KernelMaps::open(pins)?;
+    let clock = Clock::open(&pins.programs())?;
+    let work = move || loop {
+        thread::sleep(EXPIRY_EVERY);
+        if let Err(error) = expire(&mut maps, &clock) {
+            tracing::warn!(error = format!("{error:#}"), "flows could not be expired");
+        }
+    };
+    thread::Builder::new().name("shunt-expiry".to_owned()).spawn(work).context("starting the thread that expires flows")?;
+    Ok(())
+}
+
+fn expire(maps: &mut KernelMaps, clock: &Clock) -> Result<()> {
+    let (now, hz) = (clock.now()?, maps.node()?.hz);
+    let v4 = expiry::walk(&mut maps.flows4, now, hz)?;
+    let v6 = expiry::walk(&mut maps.flows6, now, hz)?;
+    tracing::debug!(entries = v4.entries + v6.entries, expired = v4.expired + v6.expired, "flows");
+    Ok(())
+}
+
+/// Prints what the programs log.
+fn log_from_programs(attacher: &mut Attacher) -> Result<()> {
+    use aya_log::EbpfLogger;
+    let logger = EbpfLogger::init(attacher.datapath_mut().ebpf_mut()).context("reading the programs' log")?;
+    let mut logger = tokio::io::unix::AsyncFd::with_interest(logger, tokio::io::Interest::READABLE).context("reading the programs' log")?;
+    tokio::spawn(async move {
+        while let Ok(mut guard) = logger.readable_mut().await {
+            guard.get_inner_mut().flush();
+            guard.clear_ready();
+        }
+    });
+    Ok(())
+}
