@@ -34,7 +34,7 @@ pub(crate) fn run(door: &Door, parts: &[Part], own_linker: bool) -> Result<()> {
     lock.lock().context("waiting for another set-up")?;
     for part in parts {
         match part {
-            Part::Packages => packages::set_up(door)?,
+            Part::Packages => packages::set_up(door),
             Part::Bpf => bpf::set_up(door, own_linker)?,
             Part::ControlPlane => control_plane::set_up(door)?,
         }

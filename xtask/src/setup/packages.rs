@@ -23,13 +23,13 @@ const COMMANDS: &[Wanted] = &[
     ("openssl", "openssl", "the control plane's certificates"),
 ];
 
-pub(super) fn set_up(door: &Door) -> Result<()> {
+pub(super) fn set_up(door: &Door) {
     heading("packages");
     let (present, absent): (Vec<&Wanted>, Vec<&Wanted>) = COMMANDS.iter().partition(|(command, ..)| on_path(command).is_some());
     let names: Vec<&str> = present.iter().map(|(command, ..)| *command).collect();
     found(&names.join(", "));
     if absent.is_empty() {
-        return Ok(());
+        return;
     }
     let mut packages: Vec<&str> = absent.iter().map(|(_, package, _)| *package).collect();
     packages.dedup();
@@ -40,7 +40,6 @@ pub(super) fn set_up(door: &Door) -> Result<()> {
             missing(&format!("{command} of the package {package}, for {caller}"));
         }
     }
-    Ok(())
 }
 
 fn install(door: &Door, packages: &[&str]) -> Result<()> {
