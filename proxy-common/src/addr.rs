@@ -3,8 +3,6 @@
 //! [`Addr6`] is two 64-bit words and not sixteen bytes, because keys are built from 8-byte stores: the kernel compares them in
 //! 8-byte words, and reading back what was written in smaller pieces stalls the processor.
 
-#![expect(clippy::host_endian_bytes, reason = "this is the place where addresses change their byte order")]
-
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bytemuck::{Pod, Zeroable};

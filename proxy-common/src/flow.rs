@@ -79,6 +79,7 @@ impl<F: Family> FlowKey<F> {
 
     /// The key of the other direction, of a flow whose entry for this key is `flow`.
     #[inline(always)]
+    #[must_use]
     pub fn partner(&self, flow: &Flow<F>) -> Self {
         // Translated packets that go back to where they came from return by the same hook: a pod that reaches itself.
         let side = if flow.dst == self.src { self.side } else { self.side ^ 1 };

@@ -1,7 +1,5 @@
 //! Ports as they stand in packets and maps.
 
-#![expect(clippy::host_endian_bytes, reason = "this is the place where ports change their byte order")]
-
 use bytemuck::{Pod, Zeroable};
 
 /// A transport port in network byte order. Zero is no port.

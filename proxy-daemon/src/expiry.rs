@@ -11,13 +11,13 @@ use proxy_common::{Family, Flow, FlowKey, FlowState, Protocol};
 
 use crate::maps::{Error, FlowTable};
 
-const TCP_UNANSWERED: Duration = Duration::from_secs(60);
-const TCP_ESTABLISHED: Duration = Duration::from_secs(24 * 3600);
-const TCP_HALF_CLOSED: Duration = Duration::from_secs(3600);
-const TCP_CLOSED: Duration = Duration::from_secs(120);
+const TCP_UNANSWERED: Duration = Duration::from_mins(1);
+const TCP_ESTABLISHED: Duration = Duration::from_hours(24);
+const TCP_HALF_CLOSED: Duration = Duration::from_hours(1);
+const TCP_CLOSED: Duration = Duration::from_mins(2);
 const TCP_RESET: Duration = Duration::from_secs(10);
 const UDP_UNANSWERED: Duration = Duration::from_secs(30);
-const UDP_ANSWERED: Duration = Duration::from_secs(120);
+const UDP_ANSWERED: Duration = Duration::from_mins(2);
 
 /// What one walk through a table has found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -43,13 +43,17 @@ pub fn find<F: Ip>(packet: &Packet<F>, side: Side) -> Option<Tuple<F>> {
     let next = advance(packet, state);
     if next != state {
         let owner = FlowOwner::new(flow.owner.service(), next);
-        // SAFETY: an aligned word of the entry; the last writer wins, see `Flow`.
-        unsafe { core::ptr::write_volatile(&raw mut (*entry).owner, owner) };
+        // SAFETY: a field of the entry.
+        let place = unsafe { &raw mut (*entry).owner };
+        // SAFETY: an aligned word; the last writer wins, see `Flow`.
+        unsafe { core::ptr::write_volatile(place, owner) };
     }
     let now = now();
     if now.wrapping_sub(flow.last_used) >= settings::hz() {
+        // SAFETY: a field of the entry.
+        let place = unsafe { &raw mut (*entry).last_used };
         // SAFETY: as for `owner`.
-        unsafe { core::ptr::write_volatile(&raw mut (*entry).last_used, now) };
+        unsafe { core::ptr::write_volatile(place, now) };
         if !next.is_closing() {
             heal(&key, &flow, next, now);
         }
@@ -99,8 +103,8 @@ fn insert_new<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) -> bool {
 /// Removes both entries of a flow. One that is not there any more was evicted meanwhile, which is as good.
 #[inline(always)]
 fn forget<F: Ip>(key: &FlowKey<F>, partner: &FlowKey<F>) {
-    let _: Result<(), i32> = F::flows().remove(partner);
-    let _: Result<(), i32> = F::flows().remove(key);
+    _ = F::flows().remove(partner);
+    _ = F::flows().remove(key);
 }
 
 /// Makes the entry of the other direction again if it is lost.
@@ -233,6 +237,6 @@ impl PortChoice {
     fn next(&mut self) -> Port {
         self.at = self.at.wrapping_add(Self::STEP) & 0xffff;
         // Scaled into the range instead of divided: the verifier wants no remainder of an unknown number.
-        Port::from_host((self.first + (self.at * self.count >> 16)) as u16)
+        Port::from_host((self.first + ((self.at * self.count) >> 16)) as u16)
     }
 }

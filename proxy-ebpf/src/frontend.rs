@@ -3,7 +3,7 @@
 //! The slot is chosen by a hash of the flow and a seed of the node, not by chance: a packet in mid-stream whose flow was lost finds the
 //! same backend again as long as the set is the same.
 
-use proxy_common::{Backend, FrontendKey, Range, RangeWord, ServiceId, reason::Reason};
+use proxy_common::{Backend, FrontendKey, FrontendRow, Range, RangeWord, ServiceId, reason::Reason};
 
 use crate::{
     ip::Ip,
@@ -53,11 +53,12 @@ pub fn choose<F: Ip>(packet: &Packet<F>, scope: Scope) -> Step<Choice<F>> {
 #[inline(always)]
 fn range(row: u32, scope: Scope) -> Option<RangeWord> {
     let row = FRONTEND_ROWS.get_ptr(row)?;
-    // SAFETY: a valid row of the array.
-    let word = match scope {
-        Scope::Internal => unsafe { &raw const (*row).internal },
-        Scope::External => unsafe { &raw const (*row).external },
+    let offset = match scope {
+        Scope::Internal => core::mem::offset_of!(FrontendRow, internal),
+        Scope::External => core::mem::offset_of!(FrontendRow, external),
     };
+    // SAFETY: within the row.
+    let word = unsafe { row.byte_add(offset).cast::<RangeWord>() };
     // SAFETY: an aligned 64-bit word of that row.
     Some(unsafe { core::ptr::read_volatile(word) })
 }

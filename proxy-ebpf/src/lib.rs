@@ -11,6 +11,13 @@
 //!
 //! Built for the host, this library runs over a byte buffer; that is how its tests see it.
 #![cfg_attr(not(test), no_std)]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "offsets and lengths of a packet are below 2^16, and halves of registers are cut off on purpose"
+)]
+#![expect(clippy::needless_borrows_for_generic_args, reason = "a key handed over by value would be copied to the stack")]
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "tests stop at the first surprise"))]
 

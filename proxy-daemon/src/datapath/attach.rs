@@ -194,10 +194,9 @@ pub(super) fn remove_link(pins: &Pins, ifindex: u32, direction: Direction) -> Re
 /// Removes our filter from clsact, if it is there.
 pub(super) fn remove_filter(iface: &str, direction: Direction) -> Result<()> {
     use aya::programs::links::Link as _;
-    let link = match SchedClassifierLink::attached(iface, attach_type(direction), PRIORITY, HANDLE, None) {
-        Ok(link) => link,
+    let Ok(link) = SchedClassifierLink::attached(iface, attach_type(direction), PRIORITY, HANDLE, None) else {
         // No such device.
-        Err(_) => return Ok(()),
+        return Ok(());
     };
     match link.detach() {
         Err(ProgramError::TcError(error)) if is_missing(&error) => Ok(()),

@@ -91,7 +91,7 @@ pub fn load(pins: &Pins, options: Options) -> Result<Datapath> {
         pin_program(pins, name, program)?;
     }
     let datapath = Datapath { ebpf };
-    datapath.note_node(pins, seed, hz)?;
+    note_node(pins, seed, hz)?;
     Ok(datapath)
 }
 
@@ -122,7 +122,12 @@ fn pinned_size(path: &PathBuf, name: &str, wanted: u32) -> Result<u32> {
     let info = MapData::from_pin(path).and_then(|data| data.info()).with_context(|| format!("opening {}", path.display()))?;
     let found = info.max_entries();
     if found != wanted {
-        tracing::warn!(map = name, found, wanted, "the map keeps its size because it holds state; `shunt cleanup` before the start changes it");
+        tracing::warn!(
+            map = name,
+            found,
+            wanted,
+            "the map keeps its size because it holds state; `shunt cleanup` before the start changes it"
+        );
     }
     Ok(found)
 }
@@ -139,16 +144,14 @@ fn pin_program(pins: &Pins, name: &str, program: &mut SchedClassifier) -> Result
 
 /// The end of the verifier's log, which says what is wrong; all of it at the level debug.
 fn verifier_error(name: &str, error: ProgramError) -> anyhow::Error {
-    match error {
-        ProgramError::LoadError { io_error, verifier_log } => {
-            let log = verifier_log.to_string();
-            tracing::debug!(program = name, log, "verifier");
-            let lines: Vec<_> = log.lines().rev().take(5).collect();
-            let end = lines.into_iter().rev().collect::<Vec<_>>().join("\n");
-            anyhow!(io_error).context(format!("the kernel refuses the program {name}:\n{end}"))
-        }
-        other => anyhow::Error::from(other).context(format!("loading the program {name}")),
+    if let ProgramError::LoadError { io_error, verifier_log } = error {
+        let log = verifier_log.to_string();
+        tracing::debug!(program = name, log, "verifier");
+        let lines: Vec<_> = log.lines().rev().take(5).collect();
+        let end = lines.into_iter().rev().collect::<Vec<_>>().join("\n");
+        return anyhow!(io_error).context(format!("the kernel refuses the program {name}:\n{end}"));
     }
+    anyhow::Error::from(error).context(format!("loading the program {name}"))
 }
 
 impl Datapath {
@@ -162,12 +165,12 @@ impl Datapath {
     pub fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
+}
 
-    /// Notes what has to outlive this run.
-    fn note_node(&self, pins: &Pins, seed: u64, hz: u32) -> Result<()> {
-        let mut maps = KernelMaps::open(pins)?;
-        let before = maps.node()?;
-        maps.set_node(NodeRow { seed, hz, layout_version: maps::LAYOUT_VERSION, pid: std::process::id(), ..before })?;
-        Ok(())
-    }
+/// Notes what has to outlive this run.
+fn note_node(pins: &Pins, seed: u64, hz: u32) -> Result<()> {
+    let mut maps = KernelMaps::open(pins)?;
+    let before = maps.node()?;
+    maps.set_node(NodeRow { seed, hz, layout_version: maps::LAYOUT_VERSION, pid: std::process::id(), ..before })?;
+    Ok(())
 }

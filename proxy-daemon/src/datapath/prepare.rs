@@ -23,7 +23,9 @@ pub enum PrepareError {
     NotRoot,
     #[error("kernel {found} is too old: shunt needs {}.{} or newer", OLDEST_KERNEL.0, OLDEST_KERNEL.1)]
     OldKernel { found: String },
-    #[error("the kernel refuses BPF system calls ({0}): the process needs the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (CAP_SYS_ADMIN before 5.8), and the kernel CONFIG_BPF_SYSCALL")]
+    #[error(
+        "the kernel refuses BPF system calls ({0}): the process needs the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (CAP_SYS_ADMIN before 5.8), and the kernel CONFIG_BPF_SYSCALL"
+    )]
     NoBpf(io::Error),
     #[error("no BPF file system at {} and mounting one failed ({source}): mount it with `mount -t bpf bpf {}`", at.display(), at.display())]
     Mount { at: PathBuf, source: io::Error },

@@ -18,7 +18,7 @@ pub fn remove_all(pins: &Pins) -> Result<usize> {
     for (ifindex, direction) in &links {
         remove_link(pins, *ifindex, *direction)?;
     }
-    for iface in nix::net::if_::if_nameindex().context("if_nameindex")?.iter() {
+    for iface in &nix::net::if_::if_nameindex().context("if_nameindex")? {
         for direction in Direction::ALL {
             remove_filter(&iface.name().to_string_lossy(), direction)?;
         }

@@ -55,7 +55,7 @@ where
     /// All frontends. A key that is none, which only another program can have put there, is left out.
     pub fn entries(&self) -> Result<Vec<(FrontendAddr, FrontendRef)>, Error> {
         let mut entries = Vec::new();
-        for entry in self.map.iter() {
+        for entry in &self.map {
             let (Row(key), Row(value)) = entry.map_err(|source| Error::Read { map: self.name, source })?;
             if let Some(protocol) = Protocol::from_wire(key.protocol) {
                 entries.push((FrontendAddr { addr: key.addr.to_ip(), port: key.port.to_host(), protocol }, value));

@@ -12,7 +12,7 @@ mod mapped;
 mod pins;
 mod row;
 
-use std::path::Path;
+use std::{net::IpAddr, path::Path};
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use proxy_common::{
@@ -164,13 +164,13 @@ impl Maps for KernelMaps {
             Change::Publish { row, scope, word } => self.publish(row.0, *scope, *word),
             Change::RowFlags { row, flags } => self.rows.publish_u32(row.0, core::mem::offset_of!(FrontendRow, flags), flags.0),
             Change::Affinity { row, secs } => self.rows.publish_u32(row.0, core::mem::offset_of!(FrontendRow, affinity_secs), *secs),
-            Change::InsertFrontend { addr, value } => match addr.addr.is_ipv4() {
-                true => self.frontends4.insert(addr, *value),
-                false => self.frontends6.insert(addr, *value),
+            Change::InsertFrontend { addr, value } => match addr.addr {
+                IpAddr::V4(_) => self.frontends4.insert(addr, *value),
+                IpAddr::V6(_) => self.frontends6.insert(addr, *value),
             },
-            Change::RemoveFrontend { addr } => match addr.addr.is_ipv4() {
-                true => self.frontends4.remove(addr),
-                false => self.frontends6.remove(addr),
+            Change::RemoveFrontend { addr } => match addr.addr {
+                IpAddr::V4(_) => self.frontends4.remove(addr),
+                IpAddr::V6(_) => self.frontends6.remove(addr),
             },
         }
     }

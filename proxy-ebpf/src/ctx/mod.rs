@@ -53,7 +53,11 @@ pub trait PacketCtx {
         // SAFETY: `at` has checked the bounds and any bytes are a `T` because it is `Pod`. Packet headers are not aligned. On BPF that
         // is said nowhere, because the compiler would then read byte by byte: loads from packets need no alignment there (the kernel
         // refuses the program where they would), and nothing else is derived from the address.
-        Ok(unsafe { if cfg!(target_arch = "bpf") { ptr.read() } else { ptr.read_unaligned() } })
+        #[cfg(target_arch = "bpf")]
+        return Ok(unsafe { ptr.read() });
+        // SAFETY: as above, but aligned or not.
+        #[cfg(not(target_arch = "bpf"))]
+        Ok(unsafe { ptr.read_unaligned() })
     }
 
     /// Writes a value.
@@ -61,7 +65,15 @@ pub trait PacketCtx {
     fn write<T: bytemuck::Pod>(&mut self, offset: usize, value: T) -> Step<()> {
         let ptr = self.at::<T>(offset)?;
         // SAFETY: `at` has checked the bounds; about alignment see `read`.
-        unsafe { if cfg!(target_arch = "bpf") { ptr.write(value) } else { ptr.write_unaligned(value) } };
+        #[cfg(target_arch = "bpf")]
+        unsafe {
+            ptr.write(value);
+        }
+        // SAFETY: as above, but aligned or not.
+        #[cfg(not(target_arch = "bpf"))]
+        unsafe {
+            ptr.write_unaligned(value);
+        }
         Ok(())
     }
 

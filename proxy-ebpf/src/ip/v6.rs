@@ -16,7 +16,7 @@ use crate::{
 struct Header {
     version_class_flow: u32,
     payload_len: Port,
-    next_header: u8,
+    next: u8,
     hop_limit: u8,
     src: Addr6,
     dst: Addr6,
@@ -81,7 +81,7 @@ impl Ip for V6 {
         if version >> 4 != 6 {
             return Err(Stop::Pass(Reason::Malformed));
         }
-        let (protocol, l4) = skip_extensions(ctx, header.next_header)?;
+        let (protocol, l4) = skip_extensions(ctx, header.next)?;
         let protocol = Protocol::from_wire(protocol).ok_or(Stop::Pass(Reason::OtherProtocol))?;
         Ok(L3 { src: header.src, dst: header.dst, protocol, l4 })
     }
@@ -96,7 +96,7 @@ impl Ip for V6 {
         let header = Header {
             version_class_flow: u32::from_ne_bytes([0x60, 0, 0, 0]),
             payload_len: Port::from_host(payload),
-            next_header: protocol,
+            next: protocol,
             hop_limit: 64,
             src,
             dst,
