@@ -1,5 +1,10 @@
 //! Shunt's daemon: from API objects to rows of BPF maps, one module a step, in the order in which a change passes them.
 
+pub mod args;
+pub mod config;
+pub mod logging;
+pub mod source;
+
 pub mod model;
 pub mod net;
 pub mod plan;
@@ -9,3 +14,5 @@ pub mod maps;
 
 pub mod datapath;
 pub mod expiry;
+
+pub mod cli;

@@ -172,6 +172,7 @@ impl Model {
         }
         match self.services.get(&owner) {
             Some(service) => self.dirty.extend(fed_ports(service, old.into_iter().chain([&slice]))),
+            None if slice.endpoints.is_empty() => {}
             None => _ = self.orphans.entry(owner.clone()).or_insert(Told::No),
         }
         self.owners.insert(slice.name.clone(), owner);

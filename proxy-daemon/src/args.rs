@@ -1,0 +1,204 @@
+//! The command line, exactly as it is typed. What it means is decided in `config`.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use proxy_common::maps;
+
+use crate::cli::{Format, What};
+
+/// Shunt serves a node's Kubernetes Services with BPF programs, in place of kube-proxy.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "shunt", version, propagate_version = true)]
+pub struct Args {
+    /// Where programs and maps are pinned
+    #[arg(long, global = true, value_name = "DIR", default_value = "/sys/fs/bpf/shunt")]
+    pub bpffs: PathBuf,
+
+    /// How much is logged
+    #[command(flatten)]
+    pub log: LogArgs,
+
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How much is logged, to standard error.
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub struct LogArgs {
+    /// Verbosity as in kube-proxy: from 4 on decisions are logged, from 6 on everything
+    #[arg(short, long, global = true, value_name = "LEVEL", default_value_t = 0)]
+    pub v: u8,
+
+    /// What is logged, as in `RUST_LOG`: a level, or MODULE=LEVEL,...; takes precedence over -v
+    #[arg(long, global = true, value_name = "FILTER", env = "RUST_LOG", hide_env_values = true)]
+    pub log_level: Option<String>,
+}
+
+/// A subcommand.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Serve this node's Services until told to end; traffic goes on afterwards
+    Run(RunArgs),
+    /// Show what is served, from the pinned maps: works while the daemon is down
+    Show(ShowArgs),
+    /// Look at the pinned maps as they are
+    Map {
+        /// What to do
+        #[command(subcommand)]
+        command: MapCommand,
+    },
+    /// Look at the pinned programs
+    Prog {
+        /// What to do
+        #[command(subcommand)]
+        command: ProgCommand,
+    },
+    /// Remove every program, map and pin of Shunt from this node, and nothing else
+    Cleanup,
+    /// Print the version
+    Version,
+}
+
+/// The flags of `shunt run`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct RunArgs {
+    /// Take Services from the API server this file names; without it and --manifests, from the cluster this pod runs in
+    #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Take Services from the manifests in this directory, and follow them as they change
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+
+    /// The name of this node's Node object, if it is not the host's name
+    #[arg(long, value_name = "NODE")]
+    pub hostname_override: Option<String>,
+
+    /// The networks of all nodes' pods
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub cluster_cidr: Vec<String>,
+
+    /// The cgroup whose processes are served [default: the root]
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+
+    /// The devices to the outside [default: found by addresses and routes]
+    #[arg(long, value_name = "GLOB", value_delimiter = ',')]
+    pub uplinks: Vec<String>,
+
+    /// The devices of pods [default: found by where their other end is]
+    #[arg(long, value_name = "GLOB", value_delimiter = ',')]
+    pub workload_devices: Vec<String>,
+
+    /// Flow entries of each family; a flow has two
+    #[arg(long, value_name = "N", default_value_t = maps::DEFAULT_FLOWS)]
+    pub flows: u32,
+
+    /// Frontends of each family
+    #[arg(long, value_name = "N", default_value_t = maps::DEFAULT_FRONTENDS)]
+    pub frontends: u32,
+
+    /// Backend slots of each family
+    #[arg(long, value_name = "N", default_value_t = maps::DEFAULT_BACKENDS)]
+    pub backends: u32,
+
+    /// Service ports
+    #[arg(long, value_name = "N", default_value_t = maps::DEFAULT_SERVICES)]
+    pub services: u32,
+
+    /// Load the programs that log what they decide: for debugging, they are slow
+    #[arg(long)]
+    pub bpf_log: bool,
+}
+
+/// The arguments of `shunt show`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct ShowArgs {
+    /// What to show
+    pub what: What,
+
+    /// How to write it
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub output: Format,
+}
+
+/// What `shunt map` can do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum MapCommand {
+    /// List the maps
+    List {
+        /// How to write it
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Format,
+    },
+    /// Write out every row of a map
+    Dump {
+        /// The map's name
+        name: String,
+        /// How to write it
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Format,
+    },
+}
+
+/// What `shunt prog` can do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ProgCommand {
+    /// List the programs
+    List {
+        /// How to write it
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Format,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, error::ErrorKind};
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Args, ErrorKind> {
+        Args::try_parse_from(line.split(' ')).map_err(|error| error.kind())
+    }
+
+    fn run(line: &str) -> RunArgs {
+        let Command::Run(args) = parse(line).unwrap().command else { panic!("not run") };
+        args
+    }
+
+    #[test]
+    fn the_definition_holds() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn lists_may_be_written_in_one_or_apart() {
+        let args = run("shunt run --uplinks eth*,bond0 --uplinks wlan0 --cluster-cidr 10.0.0.0/8,fd00::/8");
+        assert_eq!(args.uplinks, ["eth*", "bond0", "wlan0"]);
+        assert_eq!(args.cluster_cidr, ["10.0.0.0/8", "fd00::/8"]);
+    }
+
+    #[test]
+    fn two_sources_are_one_too_many() {
+        assert_eq!(parse("shunt run --kubeconfig f --manifests d").unwrap_err(), ErrorKind::ArgumentConflict);
+    }
+
+    #[test]
+    fn flags_for_all_may_come_before_or_after() {
+        for line in ["shunt --bpffs /b -v 4 show flows -o json", "shunt show flows -o json --bpffs /b --v=4"] {
+            let args = parse(line).unwrap();
+            assert_eq!((args.bpffs.to_str(), args.log.v), (Some("/b"), 4));
+            assert!(matches!(args.command, Command::Show(ShowArgs { what: What::Flows, output: Format::Json })));
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_told_from_help() {
+        assert_eq!(parse("shunt show nonsense").unwrap_err(), ErrorKind::InvalidValue);
+        assert_eq!(Args::try_parse_from(["shunt", "show", "nonsense"]).unwrap_err().exit_code(), 2);
+        assert_eq!(Args::try_parse_from(["shunt", "--help"]).unwrap_err().exit_code(), 0);
+    }
+}

@@ -1,0 +1,221 @@
+//! What the command line means: the only place for defaults that are not flags' own, for ranges and for checks across fields.
+
+use std::{fs, io, path::PathBuf};
+
+use ipnet::IpNet;
+use proxy_common::BackendRef;
+
+use crate::{
+    args::RunArgs,
+    net::{Glob, Rules},
+};
+
+/// Where a host's name is, for the network namespace it was given in.
+const HOSTNAME: &str = "/proc/sys/kernel/hostname";
+
+/// Everything `shunt run` was told, valid.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where Services come from.
+    pub source: Source,
+    /// The name of the own Node.
+    pub node_name: String,
+    /// The networks of all nodes' pods.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Where programs and maps are pinned.
+    pub bpffs: PathBuf,
+    /// The cgroup whose processes are served, if it is not the root.
+    pub cgroup: Option<PathBuf>,
+    /// The devices to the outside; found if empty.
+    pub uplinks: Vec<Glob>,
+    /// The devices of pods; found if empty.
+    pub workload_devices: Vec<Glob>,
+    /// How large maps are made.
+    pub sizes: Sizes,
+    /// Whether to load the programs that log.
+    pub bpf_log: bool,
+}
+
+/// Where Services come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The API server that this file names.
+    Kubeconfig(PathBuf),
+    /// The API server of the cluster this pod runs in.
+    InCluster,
+    /// The manifests in this directory.
+    Manifests(PathBuf),
+}
+
+/// How large maps are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Frontends of each family.
+    pub frontends: u32,
+    /// Backend slots of each family.
+    pub backends: u32,
+    /// Flow entries of each family.
+    pub flows: u32,
+    /// Service ports.
+    pub services: u32,
+}
+
+/// What is wrong with the command line. Wrong usage, except where the system is to blame.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something that is no network.
+    #[error("--cluster-cidr {value}: not a network such as 10.244.0.0/16 or fd00:10:244::/56")]
+    Cidr {
+        /// What was typed.
+        value: String,
+        /// What is wrong with it.
+        source: ipnet::AddrParseError,
+    },
+    /// A size that does not work.
+    #[error("--{flag} {value}: must be between {min} and {max}")]
+    Size {
+        /// The flag.
+        flag: &'static str,
+        /// What was typed.
+        value: u32,
+        /// The smallest size.
+        min: u32,
+        /// The largest size.
+        max: u32,
+    },
+    /// A pattern that no device can match.
+    #[error("--{flag}: a device name is missing between the commas")]
+    EmptyGlob {
+        /// The flag.
+        flag: &'static str,
+    },
+    /// A name that no Node can have.
+    #[error("{value:?} is no name of a Node: give --hostname-override NODE")]
+    NodeName {
+        /// The name that was typed, or that the host has.
+        value: String,
+    },
+    /// The host does not tell its name.
+    #[error("cannot read the host's name from {HOSTNAME}: give --hostname-override NODE")]
+    Hostname(#[source] io::Error),
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Checks what was typed.
+    pub fn new(bpffs: PathBuf, args: RunArgs) -> Result<Self, Error> {
+        let sizes = Sizes {
+            frontends: in_range("frontends", args.frontends, 16, 1 << 20)?,
+            backends: in_range("backends", args.backends, 16, BackendRef::MAX_INDICES)?,
+            flows: in_range("flows", args.flows, 1 << 10, 1 << 26)?,
+            services: in_range("services", args.services, 16, 1 << 20)?,
+        };
+        Ok(Self {
+            source: match (args.kubeconfig, args.manifests) {
+                (_, Some(directory)) => Source::Manifests(directory),
+                (Some(file), None) => Source::Kubeconfig(file),
+                (None, None) => Source::InCluster,
+            },
+            node_name: node_name(args.hostname_override)?,
+            cluster_cidrs: args.cluster_cidr.into_iter().map(cidr).collect::<Result<_, _>>()?,
+            bpffs,
+            cgroup: args.cgroup,
+            uplinks: globs("uplinks", &args.uplinks)?,
+            workload_devices: globs("workload-devices", &args.workload_devices)?,
+            sizes,
+            bpf_log: args.bpf_log,
+        })
+    }
+
+    /// What the operator says about devices.
+    pub fn rules(&self) -> Rules {
+        Rules { uplinks: self.uplinks.clone(), workload_devices: self.workload_devices.clone(), cluster_cidrs: self.cluster_cidrs.clone() }
+    }
+}
+
+fn in_range(flag: &'static str, value: u32, min: u32, max: u32) -> Result<u32, Error> {
+    if (min..=max).contains(&value) { Ok(value) } else { Err(Error::Size { flag, value, min, max }) }
+}
+
+fn cidr(value: String) -> Result<IpNet, Error> {
+    match value.trim().parse::<IpNet>() {
+        Ok(network) => Ok(network.trunc()),
+        Err(source) => Err(Error::Cidr { value, source }),
+    }
+}
+
+fn globs(flag: &'static str, patterns: &[String]) -> Result<Vec<Glob>, Error> {
+    let glob = |pattern: &String| {
+        let Ok(glob) = pattern.trim().parse::<Glob>();
+        if pattern.trim().is_empty() { Err(Error::EmptyGlob { flag }) } else { Ok(glob) }
+    };
+    patterns.iter().map(glob).collect()
+}
+
+/// The name in the form kube-proxy looks for: trimmed and in lower case.
+fn node_name(typed: Option<String>) -> Result<String, Error> {
+    let value = match typed {
+        Some(typed) => typed,
+        None => fs::read_to_string(HOSTNAME).map_err(Error::Hostname)?,
+    };
+    let name = value.trim().to_lowercase();
+    let is_valid = !name.is_empty()
+        && name.len() <= 253
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.');
+    if is_valid { Ok(name) } else { Err(Error::NodeName { value }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    fn args(line: &str) -> RunArgs {
+        let args = Args::try_parse_from(["shunt", "run"].into_iter().chain(line.split_whitespace())).unwrap();
+        let Command::Run(run) = args.command else { panic!("not run") };
+        run
+    }
+
+    fn config(line: &str) -> Result<Config, Error> {
+        Config::new("/bpffs".into(), args(line))
+    }
+
+    fn error(line: &str) -> String {
+        config(line).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn without_a_source_it_is_the_cluster_of_the_pod() {
+        assert_eq!(config("").unwrap().source, Source::InCluster);
+        assert_eq!(config("--manifests /m").unwrap().source, Source::Manifests("/m".into()));
+        assert_eq!(config("--kubeconfig /k").unwrap().source, Source::Kubeconfig("/k".into()));
+    }
+
+    #[test]
+    fn the_node_name_is_looked_for_in_lower_case() {
+        assert_eq!(config("--hostname-override Node-1.Example").unwrap().node_name, "node-1.example");
+        assert!(error("--hostname-override no/name").contains("--hostname-override"));
+    }
+
+    #[test]
+    fn sizes_have_bounds_that_the_message_names() {
+        assert_eq!(config("--backends 1048576").unwrap().sizes.backends, 1 << 20);
+        assert_eq!(error("--backends 1048577"), "--backends 1048577: must be between 16 and 1048576");
+        assert_eq!(error("--flows 0"), "--flows 0: must be between 1024 and 67108864");
+    }
+
+    #[test]
+    fn networks_lose_their_host_bits() {
+        let cidrs = config("--cluster-cidr 10.244.1.7/16,fd00:1::1/64").unwrap().cluster_cidrs;
+        assert_eq!(cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.244.0.0/16", "fd00:1::/64"]);
+        assert!(error("--cluster-cidr 10.244.0.0").starts_with("--cluster-cidr 10.244.0.0: not a network"));
+    }
+
+    #[test]
+    fn an_empty_pattern_is_a_slip() {
+        assert!(error("--uplinks eth0,,eth1").starts_with("--uplinks"));
+    }
+}

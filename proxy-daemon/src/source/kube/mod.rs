@@ -1,0 +1,85 @@
+//! The API server as a source: one watch for Services, one for `EndpointSlice`s, one for the own Node.
+//!
+//! The server filters, each object is converted and dropped as it arrives, and while the server is away the model stays as it was.
+
+mod backoff;
+mod connection;
+mod watch;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use k8s_openapi::api::{
+    core::v1::{Node, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::{
+    Api, Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+    runtime::watcher,
+};
+use tokio::sync::mpsc;
+
+use self::{connection::Connection, watch::Watch};
+use super::Error;
+use crate::model::{Change, convert};
+
+/// A server that does not accept a connection in this time is away.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Services of other proxies and headless ones are not even sent to us.
+const SERVICE_LABELS: &str = "!service.kubernetes.io/service-proxy-name";
+const SERVICE_FIELDS: &str = "spec.clusterIP!=None";
+const SLICE_LABELS: &str = "!service.kubernetes.io/headless";
+
+/// Starts the watches. Only a configuration that cannot be used is an error.
+pub(super) async fn start(kubeconfig: Option<&Path>, node_name: &str, changes: &mpsc::Sender<Change>) -> Result<(), Error> {
+    let client = match kubeconfig {
+        Some(file) => {
+            let error = |source| Error::Kubeconfig { file: file.to_owned(), source };
+            client(from_file(file).await.map_err(error)?).map_err(error)?
+        }
+        None => client(Config::incluster().map_err(|error| Error::InCluster(error.into()))?).map_err(Error::InCluster)?,
+    };
+    let connection = Arc::new(Connection::new(client.clone()));
+    let services = Watch {
+        kind: "Service",
+        api: Api::<Service>::all(client.clone()),
+        config: watcher::Config::default().labels(SERVICE_LABELS).fields(SERVICE_FIELDS),
+        convert: convert::service,
+        change: Change::Service,
+        required: None,
+    };
+    let slices = Watch {
+        kind: "EndpointSlice",
+        api: Api::<EndpointSlice>::all(client.clone()),
+        config: watcher::Config::default().labels(SLICE_LABELS),
+        convert: convert::endpoint_slice,
+        change: Change::Slice,
+        required: None,
+    };
+    let node = Watch {
+        kind: "Node",
+        api: Api::<Node>::all(client),
+        config: watcher::Config::default().fields(&format!("metadata.name={node_name}")),
+        convert: convert::node,
+        change: Change::Node,
+        required: Some(node_name.into()),
+    };
+    tokio::spawn(services.run(Arc::clone(&connection), changes.clone()));
+    tokio::spawn(slices.run(Arc::clone(&connection), changes.clone()));
+    tokio::spawn(node.run(connection, changes.clone()));
+    Ok(())
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn from_file(file: &Path) -> Result<Config, BoxError> {
+    let kubeconfig = Kubeconfig::read_from(file)?;
+    Ok(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
+}
+
+fn client(mut config: Config) -> Result<Client, BoxError> {
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    tracing::info!(server = %config.cluster_url, "watching the API server");
+    Ok(Client::try_from(config)?)
+}
