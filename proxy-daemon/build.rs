@@ -24,15 +24,13 @@ fn main() -> Result<()> {
     for input in ["../proxy-ebpf/Cargo.toml", "../proxy-common", "../xtask/src/bpf_toolchain.rs"] {
         println!("cargo:rerun-if-changed={input}");
     }
-    let compiler =
-        Compiler::ready()?.with_context(|| format!("no Rust toolchain here has the rust-src component: {SET_UP}"))?;
+    let compiler = Compiler::ready()?.with_context(|| format!("no Rust toolchain here has the rust-src component: {SET_UP}"))?;
     let linker = compiler.linker()?.with_context(|| format!("there is no bpf-linker: {SET_UP}"))?;
     prepare_environment(&compiler, &linker)?;
 
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
     for (object, features) in OBJECTS {
-        let package =
-            Package { name: "proxy-ebpf", root_dir: "../proxy-ebpf/src", no_default_features: false, features };
+        let package = Package { name: "proxy-ebpf", root_dir: "../proxy-ebpf/src", no_default_features: false, features };
         build_ebpf([package], Toolchain::Custom(compiler.toolchain()))
             .with_context(|| format!("building {object}: if bpf-linker is to blame, try `{OWN_LINKER}`"))?;
         fs::rename(out.join("shunt-bpf"), out.join(object)).with_context(|| format!("naming {object}"))?;
@@ -46,8 +44,7 @@ const OWN_LINKER: &str = "cargo xtask setup bpf --own-linker";
 fn prepare_environment(compiler: &Compiler, linker: &Path) -> Result<()> {
     let folder = linker.parent().context("bpf-linker lies in no folder")?;
     let path = env::var_os("PATH").unwrap_or_default();
-    let path = env::join_paths([folder.to_owned()].into_iter().chain(env::split_paths(&path)))
-        .context("putting bpf-linker on PATH")?;
+    let path = env::join_paths([folder.to_owned()].into_iter().chain(env::split_paths(&path))).context("putting bpf-linker on PATH")?;
     set("PATH", path);
     set("CARGO_TERM_QUIET", "true");
     if !compiler.is_nightly() {
