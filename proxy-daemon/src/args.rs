@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use proxy_common::maps;
 
-use crate::cli::{Format, What};
+use crate::cli::output::Format;
 
 /// Shunt serves a node's Kubernetes Services with BPF programs, in place of kube-proxy.
 #[derive(Clone, Debug, Parser)]
@@ -117,11 +117,30 @@ pub struct RunArgs {
 #[derive(Clone, Debug, ClapArgs)]
 pub struct ShowArgs {
     /// What to show
-    pub what: What,
+    pub what: Shown,
 
     /// How to write it
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub output: Format,
+}
+
+/// What `shunt show` can show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shown {
+    /// Service ports
+    Services,
+    /// What clients dial
+    Frontends,
+    /// Where it leads
+    Backends,
+    /// What is under way
+    Flows,
+    /// Where programs are attached
+    Devices,
+    /// What was counted
+    Counters,
+    /// How this node is doing
+    Status,
 }
 
 /// What `shunt map` can do.
@@ -191,7 +210,7 @@ mod tests {
         for line in ["shunt --bpffs /b -v 4 show flows -o json", "shunt show flows -o json --bpffs /b --v=4"] {
             let args = parse(line).unwrap();
             assert_eq!((args.bpffs.to_str(), args.log.v), (Some("/b"), 4));
-            assert!(matches!(args.command, Command::Show(ShowArgs { what: What::Flows, output: Format::Json })));
+            assert!(matches!(args.command, Command::Show(ShowArgs { what: Shown::Flows, output: Format::Json })));
         }
     }
 
