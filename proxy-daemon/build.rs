@@ -19,9 +19,11 @@ use bpf_toolchain::Compiler;
 const OBJECTS: [(&str, &[&str]); 2] = [("shunt.bpf.o", &["object"]), ("shunt-log.bpf.o", &["object", "log"])];
 
 const SET_UP: &str = "run `cargo xtask setup bpf`, which provides it";
+const OWN_LINKER: &str = "cargo xtask setup bpf --own-linker";
 
 fn main() -> Result<()> {
-    for input in ["../proxy-ebpf/Cargo.toml", "../proxy-common", "../xtask/src/bpf_toolchain.rs"] {
+    // Besides the sources: dependencies, profiles, and the rule which compiler and linker are taken.
+    for input in ["../proxy-common", "../proxy-ebpf/Cargo.toml", "../Cargo.toml", "../Cargo.lock", "../xtask/src/bpf_toolchain.rs"] {
         println!("cargo:rerun-if-changed={input}");
     }
     let compiler = Compiler::ready()?.with_context(|| format!("no Rust toolchain here has the rust-src component: {SET_UP}"))?;
@@ -37,8 +39,6 @@ fn main() -> Result<()> {
     }
     Ok(())
 }
-
-const OWN_LINKER: &str = "cargo xtask setup bpf --own-linker";
 
 /// Sets what the inner cargo needs: the linker in reach, `-Z build-std` allowed, no progress lines among the warnings.
 fn prepare_environment(compiler: &Compiler, linker: &Path) -> Result<()> {
