@@ -44,3 +44,6 @@ pub mod csum;
 pub mod counters;
 pub mod maps;
 pub mod settings;
+
+#[cfg(test)]
+mod testing;

@@ -1,6 +1,11 @@
 //! The BPF object: one file with all programs, which share their maps.
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "the kernel's numbers are cut to what the field or the return value holds"
+)]
 
 mod entry;
 

@@ -116,3 +116,210 @@ pub fn parse<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Packet<F>> {
     let tuple = Tuple { src: l3.src, dst: l3.dst, src_port, dst_port };
     Ok(Packet { tuple, protocol: l3.protocol, flags, l4: l3.l4, len: ctx.len() })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proxy_common::{V4, V6};
+
+    use super::*;
+    use crate::{
+        ctx::BufCtx,
+        testing::{Ends, ends4, ends6},
+    };
+
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
+
+    fn parsed<F: Ip>(frame: &[u8]) -> Step<Packet<F>> {
+        parse::<F, _>(&BufCtx::<2048>::new(frame))
+    }
+
+    fn passed<F: Ip>(frame: &[u8]) -> Option<Reason> {
+        match parsed::<F>(frame) {
+            Err(Stop::Pass(reason)) => Some(reason),
+            Err(Stop::Drop(_)) | Ok(_) => None,
+        }
+    }
+
+    /// Puts `bytes` between the network header and what follows it.
+    fn insert(frame: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+        frame.splice(at..at, bytes.iter().copied());
+    }
+
+    fn with_options(ends: Ends, options: &[u8]) -> Vec<u8> {
+        let mut frame = ends.udp(b"payload");
+        insert(&mut frame, 34, options);
+        frame[14] = 0x45 + u8::try_from(options.len() / 4).unwrap();
+        frame
+    }
+
+    /// A UDP frame whose extension headers are of these kinds and lengths.
+    fn with_extensions(ends: Ends, headers: &[(u8, usize)]) -> Vec<u8> {
+        let mut frame = ends.udp(b"payload");
+        let mut at = 54;
+        let mut next_at = 20;
+        for (kind, len) in headers {
+            let unit = if *kind == 51 { len / 4 - 2 } else { len / 8 - 1 };
+            let mut header = vec![0; *len];
+            header[0] = UDP;
+            header[1] = u8::try_from(unit).unwrap();
+            insert(&mut frame, at, &header);
+            frame[next_at] = *kind;
+            (next_at, at) = (at, at + len);
+        }
+        frame
+    }
+
+    #[test]
+    fn the_tuple_is_what_the_headers_say() {
+        fn check<F: Ip>(ends: Ends) {
+            let udp = parsed::<F>(&ends.udp(b"question")).unwrap();
+            assert_eq!((udp.tuple, udp.protocol, udp.l4), (ends.tuple(), Protocol::Udp, 14 + F::HEADER));
+            assert!(udp.may_move());
+            let frame = ends.tcp(|tcp| tcp.syn = true, &[]);
+            let syn = parsed::<F>(&frame).unwrap();
+            assert_eq!((syn.tuple, syn.protocol, syn.len as usize), (ends.tuple(), Protocol::Tcp, frame.len()));
+            assert!(syn.flags.opens() && syn.may_move());
+            let data = parsed::<F>(&ends.tcp(|tcp| tcp.ack = true, b"data")).unwrap();
+            assert!(!data.flags.opens() && !data.may_move());
+        }
+        check::<V4>(ends4());
+        check::<V6>(ends6());
+    }
+
+    #[test]
+    fn flags_say_how_a_connection_stands() {
+        let (fin, syn, rst, psh, ack) = (1, 2, 4, 8, 16);
+        let opening: Vec<u8> = (0..=u8::MAX).filter(|byte| TcpFlags::new(*byte).opens()).collect();
+        assert!(opening.contains(&syn) && opening.iter().all(|byte| byte & (syn | ack | rst) == syn));
+        assert!(TcpFlags::new(syn | ack).accepts());
+        assert!(![syn, ack, syn | ack | rst, psh | ack].into_iter().any(|byte| TcpFlags::new(byte).accepts()));
+        assert!(TcpFlags::new(fin | ack).fin() && TcpFlags::new(rst).rst() && !TcpFlags::new(psh | ack).fin());
+    }
+
+    #[test]
+    fn ipv4_options_are_stepped_over() {
+        for words in 1..=10 {
+            let packet = parsed::<V4>(&with_options(ends4(), &vec![1; words * 4])).unwrap();
+            assert_eq!((packet.tuple, packet.l4), (ends4().tuple(), 34 + words * 4));
+        }
+    }
+
+    #[test]
+    fn fragments_of_ipv4_pass() {
+        // The first, one in the middle, the last.
+        for field in [[0x20, 0], [0x20, 1], [0, 185]] {
+            let mut frame = ends4().udp(b"payload");
+            frame[20..22].copy_from_slice(&field);
+            assert_eq!(passed::<V4>(&frame), Some(Reason::Fragment));
+        }
+        // "Do not fragment" is no fragment.
+        let mut frame = ends4().udp(b"payload");
+        frame[20..22].copy_from_slice(&[0x40, 0]);
+        assert!(parsed::<V4>(&frame).is_ok());
+    }
+
+    #[test]
+    fn ipv6_extension_headers_are_stepped_over() {
+        let (hop, routing, auth, options) = (0, 43, 51, 60);
+        let chains: &[&[(u8, usize)]] = &[
+            &[(hop, 8)],
+            &[(options, 40)],
+            &[(auth, 24)],
+            &[(hop, 8), (options, 16), (routing, 24)],
+            &[(hop, 8), (options, 8), (routing, 8), (auth, 12), (options, 8)],
+            &[(hop, 96)],
+        ];
+        for chain in chains {
+            let skipped: usize = chain.iter().map(|(_, len)| len).sum();
+            let packet = parsed::<V6>(&with_extensions(ends6(), chain)).unwrap();
+            assert_eq!((packet.tuple, packet.protocol, packet.l4), (ends6().tuple(), Protocol::Udp, 54 + skipped), "{chain:?}");
+        }
+    }
+
+    #[test]
+    fn ipv6_extension_headers_beyond_the_bounds_pass() {
+        assert_eq!(
+            passed::<V6>(&with_extensions(ends6(), &[(0, 8), (60, 8), (43, 8), (60, 8), (60, 8), (60, 8)])),
+            Some(Reason::Malformed)
+        );
+        assert_eq!(passed::<V6>(&with_extensions(ends6(), &[(0, 104)])), Some(Reason::Malformed));
+        assert_eq!(passed::<V6>(&with_extensions(ends6(), &[(44, 8)])), Some(Reason::Fragment));
+        assert_eq!(passed::<V6>(&with_extensions(ends6(), &[(0, 8), (44, 8)])), Some(Reason::Fragment));
+    }
+
+    #[test]
+    fn other_protocols_pass() {
+        for protocol in [1, 2, 47, 50, 58, 59, 132, 255] {
+            assert_eq!(passed::<V4>(&ends4().raw(protocol, &[0; 40])), Some(Reason::OtherProtocol));
+            assert_eq!(passed::<V6>(&ends6().raw(protocol, &[0; 40])), Some(Reason::OtherProtocol));
+        }
+    }
+
+    #[test]
+    fn headers_of_the_other_family_pass() {
+        assert_eq!(passed::<V4>(&ends6().udp(b"payload")), Some(Reason::Malformed));
+        assert_eq!(passed::<V6>(&ends4().udp(&[0; 64])), Some(Reason::Malformed));
+        let mut frame = ends4().udp(b"payload");
+        frame[14] = 0x44;
+        assert_eq!(passed::<V4>(&frame), Some(Reason::Malformed));
+    }
+
+    /// Whatever is cut off within the headers, the packet passes; whatever behind them, it does not matter.
+    #[test]
+    fn a_packet_may_end_anywhere() {
+        fn check<F: Ip>(frame: &[u8], headers: usize) {
+            for len in 0..=frame.len() {
+                let expected = (len < headers).then_some(Reason::Malformed);
+                assert_eq!(passed::<F>(&frame[..len]), expected, "{len} of {} bytes", frame.len());
+            }
+        }
+        let transport = |protocol| if protocol == TCP { 20 } else { 8 };
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let l4 = transport(protocol.to_wire());
+            check::<V4>(&ends4().frame(protocol, b"payload"), 34 + l4);
+            check::<V6>(&ends6().frame(protocol, b"payload"), 54 + l4);
+        }
+        check::<V4>(&with_options(ends4(), &[1; 40]), 34 + 40 + 8);
+        check::<V6>(&with_extensions(ends6(), &[(0, 8), (51, 12)]), 54 + 20 + 8);
+    }
+
+    /// The outcome of a parse is a tuple that lies within the packet, or a reason to pass.
+    fn check_any<F: Ip>(frame: &[u8]) {
+        match parsed::<F>(frame) {
+            Ok(packet) => {
+                let header = if packet.protocol == Protocol::Tcp { 20 } else { 8 };
+                assert!(packet.l4 + header <= frame.len());
+                let ports = &frame[packet.l4..packet.l4 + 4];
+                let [src, dst] = [packet.tuple.src_port.to_wire(), packet.tuple.dst_port.to_wire()];
+                assert_eq!(ports, [src[0], src[1], dst[0], dst[1]]);
+            }
+            Err(Stop::Pass(Reason::Malformed | Reason::OtherProtocol | Reason::Fragment)) => {}
+            Err(stop) => panic!("{stop:?}"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_parse_without_trouble(frame in proptest::collection::vec(any::<u8>(), 0..256)) {
+            check_any::<V4>(&frame);
+            check_any::<V6>(&frame);
+        }
+
+        #[test]
+        fn any_damage_parses_without_trouble(
+            damage in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..8), tcp in any::<bool>(),
+        ) {
+            let protocol = if tcp { Protocol::Tcp } else { Protocol::Udp };
+            let mut v4 = ends4().frame(protocol, &[0; 64]);
+            let mut v6 = ends6().frame(protocol, &[0; 64]);
+            for (index, byte) in damage {
+                *index.get_mut(&mut v4[14..]) = byte;
+                *index.get_mut(&mut v6[14..]) = byte;
+            }
+            check_any::<V4>(&v4);
+            check_any::<V6>(&v6);
+        }
+    }
+}

@@ -35,18 +35,25 @@ const QUOTED_UDP: usize = 8;
 /// Turns a packet into the refusal of it.
 #[inline(always)]
 pub fn refuse<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>) -> Step<Verdict> {
+    count(answer(ctx, packet)?);
+    Ok(Verdict::Reflect)
+}
+
+/// Makes the refusal, and says which it is.
+#[inline(always)]
+fn answer<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>) -> Step<Reason> {
     // Options before the transport header are not carried over into an answer.
     if packet.l4 != ctx.l3() + F::HEADER || packet.flags.rst() {
         return Err(Stop::Drop(Reason::PolicyDrop));
     }
-    if packet.protocol == Protocol::Tcp && packet.flags.opens() && reset(ctx, packet)? {
-        count(Reason::RejectReset);
+    let reason = if packet.protocol == Protocol::Tcp && packet.flags.opens() && reset(ctx, packet)? {
+        Reason::RejectReset
     } else {
         unreachable(ctx, packet)?;
-        count(Reason::RejectUnreachable);
-    }
+        Reason::RejectUnreachable
+    };
     ctx.swap_macs()?;
-    Ok(Verdict::Reflect)
+    Ok(reason)
 }
 
 /// Turns a connection attempt into its reset (RFC 9293 section 3.10.7.1). Says no, with nothing done, when it carries data.
@@ -113,4 +120,109 @@ fn quote<F: Ip, C: PacketCtx, const L4: usize>(ctx: &mut C, packet: &Packet<F>) 
     let rest = if L4 == QUOTED_TCP { ctx.sum::<3>(icmp + ICMP_HEADER + F::HEADER + 8)? } else { 0 };
     let sum = F::icmp_pseudo_sum(src, dst, payload) + ctx.sum::<2>(icmp)? + quoted + rest;
     ctx.write(icmp + 2, !fold16(sum))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
+    use proxy_common::{V4, V6};
+
+    use super::*;
+    use crate::{
+        ctx::BufCtx,
+        parse::parse,
+        testing::{CLIENT_MAC, Ends, NODE_MAC, ends4, ends6, verify},
+    };
+
+    /// Refuses a frame: the reason, and the answer.
+    fn refused<F: Ip>(frame: &[u8]) -> Step<(Reason, Vec<u8>)> {
+        let mut ctx = BufCtx::<2048>::new(frame);
+        let packet = parse::<F, _>(&ctx)?;
+        let reason = answer(&mut ctx, &packet)?;
+        Ok((reason, ctx.frame().to_vec()))
+    }
+
+    fn refused_in(ends: Ends, frame: &[u8]) -> Step<(Reason, Vec<u8>)> {
+        if ends.src.is_ipv4() { refused::<V4>(frame) } else { refused::<V6>(frame) }
+    }
+
+    /// Decodes an answer, which must be whole, have right checksums and go from the service to the client.
+    fn decoded(ends: Ends, answer: &[u8]) -> PacketHeaders<'_> {
+        verify(answer);
+        let headers = PacketHeaders::from_ethernet_slice(answer).unwrap();
+        let ethernet = headers.link.clone().unwrap().ethernet2().unwrap();
+        assert_eq!((ethernet.source, ethernet.destination), (NODE_MAC, CLIENT_MAC));
+        let (src, dst, len, ttl): (IpAddr, IpAddr, _, _) = match headers.net.as_ref().unwrap() {
+            NetHeaders::Ipv4(ip, _) => (ip.source.into(), ip.destination.into(), usize::from(ip.total_len), ip.time_to_live),
+            NetHeaders::Ipv6(ip, _) => (ip.source.into(), ip.destination.into(), usize::from(ip.payload_length) + V6::HEADER, ip.hop_limit),
+            NetHeaders::Arp(_) => unreachable!("an answer is an IP packet"),
+        };
+        assert_eq!((src, dst), (ends.dst.ip(), ends.src.ip()));
+        assert_eq!((len, ttl), (answer.len() - 14, 64), "the length in the header is that of the packet");
+        headers
+    }
+
+    #[test]
+    fn a_connection_attempt_is_reset() {
+        use etherparse::TcpOptionElement::{MaximumSegmentSize, Noop, SelectiveAcknowledgementPermitted, Timestamp, WindowScale};
+        let options = [MaximumSegmentSize(1460), SelectiveAcknowledgementPermitted, Timestamp(7, 0), Noop, WindowScale(7)];
+        for (ends, n_options) in [ends4(), ends6()].into_iter().flat_map(|ends| (0..=options.len()).map(move |n| (ends, n))) {
+            for sequence in [0, 1000, u32::MAX] {
+                let syn = |tcp: &mut etherparse::TcpHeader| {
+                    (tcp.syn, tcp.sequence_number) = (true, sequence);
+                    tcp.set_options(&options[..n_options]).unwrap();
+                };
+                let (reason, answer) = refused_in(ends, &ends.tcp(syn, &[])).unwrap();
+                assert_eq!(reason, Reason::RejectReset);
+                let Some(TransportHeader::Tcp(tcp)) = decoded(ends, &answer).transport else { unreachable!("a reset is TCP") };
+                let mut expected = etherparse::TcpHeader::new(ends.dst.port(), ends.src.port(), 0, 0);
+                (expected.rst, expected.ack, expected.acknowledgment_number) = (true, true, sequence.wrapping_add(1));
+                expected.checksum = tcp.checksum;
+                assert_eq!(tcp, expected);
+            }
+        }
+    }
+
+    /// The address of the quoted packet, its ports, and how long the quotation is.
+    fn assert_quotes(answer: &[u8], frame: &[u8], header: usize, quoted: usize) {
+        let at = 14 + header + ICMP_HEADER;
+        assert_eq!(answer[at..], frame[14..14 + header + quoted], "the refused packet is quoted as it was");
+    }
+
+    #[test]
+    fn anything_else_is_told_that_the_port_is_unreachable() {
+        for (ends, header, kind) in [(ends4(), V4::HEADER, [3, 3]), (ends6(), V6::HEADER, [1, 4])] {
+            let late = |tcp: &mut etherparse::TcpHeader| (tcp.ack, tcp.psh) = (true, true);
+            // Data with a connection attempt (RFC 7413) is not answered with a reset, which would have to acknowledge it.
+            let early = |tcp: &mut etherparse::TcpHeader| tcp.syn = true;
+            let frames = [
+                (ends.udp(&[]), QUOTED_UDP),
+                (ends.udp(b"odd"), QUOTED_UDP),
+                (ends.udp(&[7; 1400]), QUOTED_UDP),
+                (ends.tcp(late, b"data"), QUOTED_TCP),
+                (ends.tcp(late, &[]), QUOTED_TCP),
+                (ends.tcp(early, b"data"), QUOTED_TCP),
+            ];
+            for (frame, quoted) in frames {
+                let (reason, answer) = refused_in(ends, &frame).unwrap();
+                assert_eq!(reason, Reason::RejectUnreachable);
+                decoded(ends, &answer);
+                assert_eq!(answer[14 + header..][..2], kind);
+                assert_eq!(answer[14 + header + 4..][..4], [0; 4], "the unused word is zero");
+                assert_quotes(&answer, &frame, header, quoted);
+            }
+        }
+    }
+
+    #[test]
+    fn a_reset_is_never_answered() {
+        for ends in [ends4(), ends6()] {
+            for ack in [false, true] {
+                let frame = ends.tcp(|tcp| (tcp.rst, tcp.ack) = (true, ack), &[]);
+                assert_eq!(refused_in(ends, &frame), Err(Stop::Drop(Reason::PolicyDrop)));
+            }
+        }
+    }
 }

@@ -36,3 +36,105 @@ pub fn translate<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>, to: &Tupl
     }
     Ok(Verdict::Continue)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proxy_common::{V4, V6};
+
+    use super::*;
+    use crate::{
+        ctx::BufCtx,
+        parse::parse,
+        testing::{Ends, any_tuple4, any_tuple6, ends4, ends6, verify},
+    };
+
+    fn translated<F: Ip>(frame: &[u8], to: &Tuple<F>) -> (Verdict, Vec<u8>) {
+        let mut ctx = BufCtx::<2048>::new(frame);
+        let packet = parse::<F, _>(&ctx).unwrap();
+        let verdict = translate(&mut ctx, &packet, to).unwrap();
+        (verdict, ctx.frame().to_vec())
+    }
+
+    /// The translated frame is the one that would have been built with the other tuple.
+    fn check<F: Ip>(from: &Tuple<F>, to: &Tuple<F>, protocol: Protocol, payload: &[u8]) {
+        let frame = Ends::of(from).frame(protocol, payload);
+        let (verdict, translated) = translated(&frame, to);
+        verify(&translated);
+        let mut expected = Ends::of(to).frame(protocol, payload);
+        if to.dst == from.src {
+            expected.copy_within(6..12, 0);
+            expected[6..12].copy_from_slice(&frame[..6]);
+            assert_eq!(verdict, Verdict::Reflect);
+        } else {
+            assert_eq!(verdict, Verdict::Continue);
+        }
+        // Zero and all ones are the same number to whoever verifies a TCP or IPv4 header checksum, and `verify` has done so.
+        let checksums = [24, 14 + F::HEADER + checksum_offset(protocol)];
+        for at in checksums.into_iter().filter(|at| !F::IPV6 || *at != 24) {
+            if translated[at..at + 2] == [0xff, 0xff] && expected[at..at + 2] == [0, 0] {
+                expected[at..at + 2].fill(0xff);
+            }
+        }
+        assert_eq!(translated, expected);
+    }
+
+    fn any_protocol() -> impl Strategy<Value = Protocol> {
+        prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)]
+    }
+
+    proptest! {
+        #[test]
+        fn any_ipv4_packet_gets_any_tuple(
+            from in any_tuple4(), to in any_tuple4(), protocol in any_protocol(), payload in proptest::collection::vec(any::<u8>(), 0..64),
+        ) {
+            check::<V4>(&from, &to, protocol, &payload);
+        }
+
+        #[test]
+        fn any_ipv6_packet_gets_any_tuple(
+            from in any_tuple6(), to in any_tuple6(), protocol in any_protocol(), payload in proptest::collection::vec(any::<u8>(), 0..64),
+        ) {
+            check::<V6>(&from, &to, protocol, &payload);
+        }
+
+        #[test]
+        fn there_and_back_again_gives_the_same_packet(from in any_tuple4(), to in any_tuple4(), protocol in any_protocol()) {
+            let frame = Ends::of(&from).frame(protocol, b"payload");
+            let (_, there) = translated(&frame, &to);
+            let (_, back) = translated(&there, &from);
+            verify(&back);
+            prop_assert_eq!(&back[26..34], &frame[26..34]);
+        }
+    }
+
+    #[test]
+    fn a_udp_packet_without_a_checksum_stays_without() {
+        let mut frame = ends4().udp(b"payload");
+        frame[14 + V4::HEADER + 6..][..2].fill(0);
+        let to = Ends::new("10.244.1.5:40000", "10.244.2.7:8080");
+        let (_, translated) = translated::<V4>(&frame, &to.tuple());
+        verify(&translated);
+        assert_eq!(translated[14 + V4::HEADER + 6..][..2], [0, 0]);
+    }
+
+    /// The checksum is what is missing in the sum of all words, so a payload that adds just this leaves nothing missing.
+    #[test]
+    fn a_udp_checksum_never_becomes_none() {
+        let to = Ends::new("[fd00:244::5]:40000", "[fd00:244::9]:8080").tuple();
+        let checksum = |payload: [u8; 2]| {
+            let (_, translated) = translated::<V6>(&ends6().udp(&payload), &to);
+            verify(&translated);
+            [translated[14 + V6::HEADER + 6], translated[14 + V6::HEADER + 7]]
+        };
+        let missing = checksum([0, 0]);
+        assert_eq!(checksum(missing), [0xff, 0xff]);
+    }
+
+    #[test]
+    fn what_goes_back_to_its_sender_is_reflected() {
+        let pod = ends4();
+        let to = Ends::new("172.30.0.11:2000", "10.244.1.5:8080");
+        check::<V4>(&pod.tuple(), &to.tuple(), Protocol::Tcp, b"myself");
+    }
+}
