@@ -7,6 +7,7 @@
     reason = "the kernel's numbers are cut to what the field or the return value holds"
 )]
 
+#[expect(clippy::needless_pass_by_value, reason = "the macro that makes a program hands its context over by value")]
 mod entry;
 
 #[panic_handler]

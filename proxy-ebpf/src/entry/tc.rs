@@ -121,8 +121,12 @@ fn act(skb: *mut __sk_buff, ended: Step<Verdict>) -> i32 {
     log(skb, &ended);
     match ended {
         Ok(Verdict::Continue) => TC_ACT_UNSPEC,
-        // SAFETY: a helper that takes numbers only; the context is the kernel's own.
-        Ok(Verdict::Reflect) => unsafe { bpf_redirect((*skb).ifindex, 0) as i32 },
+        Ok(Verdict::Reflect) => {
+            // SAFETY: the context is the kernel's own.
+            let ifindex = unsafe { (*skb).ifindex };
+            // SAFETY: a helper that takes numbers only.
+            unsafe { bpf_redirect(ifindex, 0) as i32 }
+        }
         Err(Stop::Pass(reason)) => {
             count(reason);
             TC_ACT_UNSPEC
