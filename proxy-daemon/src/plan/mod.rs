@@ -7,6 +7,8 @@ mod dump;
 mod endpoints;
 mod facts;
 mod frontends;
+#[cfg(test)]
+mod history_tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
