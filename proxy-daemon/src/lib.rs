@@ -14,5 +14,7 @@ pub mod maps;
 
 pub mod datapath;
 pub mod expiry;
+pub mod reconcile;
+pub mod run;
 
 pub mod cli;

@@ -1,1 +1,61 @@
-fn main() {}
+//! `shunt`: reads the command line, does what it says, and tells the shell how it went: 0 done, 1 failed, 2 wrong usage.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+use proxy_daemon::{
+    args::{Args, Command, RunArgs},
+    cli,
+    config::{self, Config},
+    logging,
+    maps::Pins,
+    run,
+};
+
+const FAILED: u8 = 1;
+const WRONG_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Err(error) = logging::init(&args.log) {
+        return complain(&error.into(), WRONG_USAGE);
+    }
+    match dispatch(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let usage = error.downcast_ref::<config::Error>().is_some_and(|error| !matches!(error, config::Error::Hostname(_)));
+            complain(&error, if usage { WRONG_USAGE } else { FAILED })
+        }
+    }
+}
+
+fn dispatch(args: Args) -> Result<()> {
+    let pins = Pins::new(args.bpffs.clone());
+    match args.command {
+        Command::Run(run) => daemon(args.bpffs, run),
+        Command::Show(show) => cli::show(&pins, &show),
+        Command::Map { command } => cli::map(&pins, &command),
+        Command::Prog { command } => cli::prog(&pins, &command),
+        Command::Cleanup => cli::cleanup(&pins),
+        Command::Version => print(&cli::version()),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "this is the data that was asked for")]
+fn print(text: &str) -> Result<()> {
+    println!("{text}");
+    Ok(())
+}
+
+fn daemon(bpffs: std::path::PathBuf, args: RunArgs) -> Result<()> {
+    let config = Config::new(bpffs, args)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    runtime.block_on(run::run(config))
+}
+
+#[expect(clippy::print_stderr, reason = "this is the message to the user, whatever is logged")]
+fn complain(error: &anyhow::Error, status: u8) -> ExitCode {
+    eprintln!("shunt: {error:#}");
+    ExitCode::from(status)
+}

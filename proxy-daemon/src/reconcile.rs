@@ -137,6 +137,18 @@ impl<M: Maps> Reconciler<M> {
         round
     }
 
+    /// Clears what has rested, and what a run left that ended half-way. Now and again is often enough.
+    pub fn sweep(&mut self, now: Instant) -> Result<(), maps::Error> {
+        let Some(tables) = &mut self.tables else { return Ok(()) };
+        for change in tables.sweep(now) {
+            if let Err(error) = self.maps.apply(&change) {
+                self.start_over();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     /// Reads back what a previous run, or a round that failed, has left in the maps. What it serves and the cluster does not know any more
     /// becomes pending, as everything else.
     fn adopt(&mut self, now: Instant) -> Result<(), maps::Error> {

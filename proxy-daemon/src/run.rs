@@ -28,6 +28,8 @@ use crate::{
 
 /// After a refused change, how long to wait at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// How often what rests is looked after, and what did not fit is tried again.
+const SWEEP_EVERY: Duration = Duration::from_secs(2);
 /// How often the flow tables are walked.
 const EXPIRY_EVERY: Duration = Duration::from_secs(5);
 /// Source ports that stand in for a pod's: below what the node's own sockets are given, above what needs privilege, and no node ports.
@@ -46,7 +48,7 @@ pub async fn run(config: Config) -> Result<()> {
     spawn_expiry(&pins)?;
     let mut attacher = Attacher::new(pins, loaded);
     if config.bpf_log {
-        log_from_programs(&mut attacher)?;
+        attacher.datapath_mut().print_log()?;
     }
     let control = Control {
         addresses: network.addresses,
@@ -104,6 +106,7 @@ impl Control {
         let mut synced = false;
         let mut wait = RETRY.0;
         let mut retry_at = None;
+        let mut sweeps = time::interval(SWEEP_EVERY);
         loop {
             tokio::select! {
                 change = self.changes.recv() => {
@@ -116,6 +119,7 @@ impl Control {
                     }
                 }
                 Ok(()) = self.addresses.changed() => self.take_addresses()?,
+                _ = sweeps.tick(), if synced => self.sweep(),
                 () = time::sleep_until(retry_at.unwrap_or_else(time::Instant::now)), if retry_at.is_some() => {}
             }
             self.tell_node_ips();
@@ -137,6 +141,12 @@ impl Control {
             tracing::debug!(planned = round.planned, changes = round.changes, elapsed = ?start.elapsed(), "applied");
         }
         round
+    }
+
+    fn sweep(&mut self) {
+        if let Err(error) = self.reconciler.sweep(Instant::now()) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "clearing rows that have rested failed, to be tried again");
+        }
     }
 
     fn tell_node_ips(&self) {
@@ -224,19 +234,5 @@ fn expire(maps: &mut KernelMaps, clock: &Clock) -> Result<()> {
     let v4 = expiry::walk(&mut maps.flows4, now, hz)?;
     let v6 = expiry::walk(&mut maps.flows6, now, hz)?;
     tracing::debug!(entries = v4.entries + v6.entries, expired = v4.expired + v6.expired, "flows");
-    Ok(())
-}
-
-/// Prints what the programs log.
-fn log_from_programs(attacher: &mut Attacher) -> Result<()> {
-    use aya_log::EbpfLogger;
-    let logger = EbpfLogger::init(attacher.datapath_mut().ebpf_mut()).context("reading the programs' log")?;
-    let mut logger = tokio::io::unix::AsyncFd::with_interest(logger, tokio::io::Interest::READABLE).context("reading the programs' log")?;
-    tokio::spawn(async move {
-        while let Ok(mut guard) = logger.readable_mut().await {
-            guard.get_inner_mut().flush();
-            guard.clear_ready();
-        }
-    });
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Loads the object: makes or adopts the pinned maps, sets the load-time constants, verifies the programs.
 
-use std::{fs, io, path::PathBuf};
+use std::{fs, io, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
@@ -8,28 +8,23 @@ use aya::{
     maps::MapData,
     programs::{ProgramError, SchedClassifier},
 };
+use aya_log::EbpfLogger;
 use proxy_common::{NodeRow, maps};
+use tokio::time;
 
 use super::clock::jiffies_per_second;
-use crate::maps::{KernelMaps, Pins};
+use crate::{
+    config::Sizes,
+    maps::{KernelMaps, Pins},
+};
+
+/// How often what the programs have logged is printed.
+const LOG_EVERY: Duration = Duration::from_millis(100);
 
 /// The object that is shipped.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/shunt.bpf.o"));
 /// The same programs with logging compiled in.
 static LOG_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/shunt-log.bpf.o"));
-
-/// How large maps are made. A map that is there already keeps its size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
-    /// Frontends of each family.
-    pub frontends: u32,
-    /// Backend slots of each family.
-    pub backends: u32,
-    /// Flow entries of each family.
-    pub flows: u32,
-    /// Service ports.
-    pub services: u32,
-}
 
 /// How the object is loaded.
 #[derive(Clone, Copy, Debug)]
@@ -45,24 +40,20 @@ pub struct Datapath {
     ebpf: Ebpf,
 }
 
-impl Sizes {
-    /// Each map's number of rows, where a flag decides it.
-    fn of_maps(self) -> [(&'static str, u32); 11] {
-        let rows = self.frontends.saturating_mul(2);
-        [
-            (maps::FRONTENDS_V4, self.frontends),
-            (maps::FRONTENDS_V6, self.frontends),
-            (maps::FRONTEND_ROWS, rows),
-            (maps::BACKENDS_V4, self.backends),
-            (maps::BACKENDS_V6, self.backends),
-            (maps::BACKEND_LIVE, self.backends),
-            (maps::FLOWS_V4, self.flows),
-            (maps::FLOWS_V6, self.flows),
-            (maps::SERVICES, self.services),
-            (maps::SERVICE_STATS, self.services),
-            (maps::NODE, 1),
-        ]
-    }
+/// Each map's number of rows, where a flag decides it.
+fn rows(sizes: Sizes) -> [(&'static str, u32); 10] {
+    [
+        (maps::FRONTENDS_V4, sizes.frontends),
+        (maps::FRONTENDS_V6, sizes.frontends),
+        (maps::FRONTEND_ROWS, sizes.frontends.saturating_mul(2)),
+        (maps::BACKENDS_V4, sizes.backends),
+        (maps::BACKENDS_V6, sizes.backends),
+        (maps::BACKEND_LIVE, sizes.backends),
+        (maps::FLOWS_V4, sizes.flows),
+        (maps::FLOWS_V6, sizes.flows),
+        (maps::SERVICES, sizes.services),
+        (maps::SERVICE_STATS, sizes.services),
+    ]
 }
 
 /// Loads the programs with the maps that are pinned there, or with new ones that then are.
@@ -79,7 +70,7 @@ pub fn load(pins: &Pins, options: Options) -> Result<Datapath> {
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
     }
-    for (name, size) in options.sizes.of_maps() {
+    for (name, size) in rows(options.sizes) {
         loader.map_max_entries(name, pinned_size(&dir.join(name), name, size)?);
     }
     loader.verifier_log_level(VerifierLogLevel::STATS);
@@ -161,9 +152,17 @@ impl Datapath {
         program.try_into().with_context(|| format!("program {name}"))
     }
 
-    /// The loaded object, for its log.
-    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
+    /// Prints what the programs log, from a task of the runtime that calls this. Only the object with logging has anything to print.
+    pub fn print_log(&mut self) -> Result<()> {
+        let mut logger = EbpfLogger::init(&mut self.ebpf).context("reading the programs' log")?;
+        tokio::spawn(async move {
+            let mut ticks = time::interval(LOG_EVERY);
+            loop {
+                ticks.tick().await;
+                logger.flush();
+            }
+        });
+        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@ mod remove;
 pub use self::{
     attach::Attacher,
     clock::{Clock, jiffies_per_second},
-    load::{Datapath, Options, Sizes, load},
+    load::{Datapath, Options, load},
     prepare::{PrepareError, prepare},
     remove::remove_all,
 };
