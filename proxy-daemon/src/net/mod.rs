@@ -9,6 +9,7 @@
 mod addresses;
 mod classify;
 mod devices;
+mod filters;
 mod follow;
 mod glob;
 mod message;
@@ -25,6 +26,7 @@ pub use self::{
     addresses::{LocalAddress, LocalAddresses, local_port_range},
     classify::Rules,
     devices::{Device, DeviceEvent, Role},
+    filters::{BpfFilter, bpf_filters},
     follow::{Network, follow},
     glob::Glob,
 };

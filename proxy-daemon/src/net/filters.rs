@@ -1,0 +1,63 @@
+//! The BPF filters of tc on a device, for kernels without tcx: who asks the kernel about those has to use netlink.
+//!
+//! In: devices of this network namespace. Out: the ids of the programs in their clsact qdiscs, ours and others'. For the command line:
+//! one question after another, on a runtime of its own.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "a filter has many attributes, and newer kernels more")]
+
+use futures::TryStreamExt as _;
+use rtnetlink::{
+    Handle, new_connection,
+    packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption},
+};
+use tokio::runtime;
+
+use super::Error;
+
+/// A program in a clsact qdisc.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BpfFilter {
+    pub ifindex: u32,
+    /// At the device's ingress, else at its egress.
+    pub ingress: bool,
+    pub program_id: u32,
+}
+
+/// The filters of some devices. One that has gone has none.
+pub fn bpf_filters(devices: &[u32]) -> Result<Vec<BpfFilter>, Error> {
+    let runtime = runtime::Builder::new_current_thread().enable_io().build().map_err(Error::Thread)?;
+    runtime.block_on(async {
+        let (connection, handle, _) = new_connection().map_err(Error::Socket)?;
+        let connection = tokio::spawn(connection);
+        let mut filters = Vec::new();
+        for &ifindex in devices {
+            filters.extend(of_device(&handle, ifindex).await?);
+        }
+        connection.abort();
+        Ok(filters)
+    })
+}
+
+async fn of_device(handle: &Handle, ifindex: u32) -> Result<Vec<BpfFilter>, Error> {
+    let mut filters = Vec::new();
+    for ingress in [true, false] {
+        let request = handle.traffic_filter(ifindex.cast_signed()).get();
+        let request = if ingress { request.ingress() } else { request.egress() };
+        let messages: Result<Vec<TcMessage>, _> = request.execute().try_collect().await;
+        let messages = messages.map_err(|source| Error::Request { request: "RTM_GETTFILTER", source })?;
+        let found = messages.iter().flat_map(program_ids);
+        filters.extend(found.map(|program_id| BpfFilter { ifindex, ingress, program_id }));
+    }
+    Ok(filters)
+}
+
+fn program_ids(filter: &TcMessage) -> impl Iterator<Item = u32> {
+    let options = filter.attributes.iter().filter_map(|attribute| match attribute {
+        TcAttribute::Options(options) => Some(options),
+        _ => None,
+    });
+    options.flatten().filter_map(|option| match option {
+        TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => Some(*id),
+        _ => None,
+    })
+}
