@@ -21,7 +21,7 @@ const CAPACITY: usize = 256;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kubeconfig cannot be used.
-    #[error("cannot use kubeconfig {}: check that the file is readable and complete; `kubectl --kubeconfig {} version` should work", file.display(), file.display())]
+    #[error("cannot use kubeconfig {}: give a file with which `kubectl --kubeconfig FILE version` works", file.display())]
     Kubeconfig {
         /// The file.
         file: PathBuf,

@@ -5,39 +5,38 @@ use std::{
     time::Duration,
 };
 
-use kube::runtime::utils::{Backoff, ResetTimerBackoff};
+use tokio::time::Instant;
 
-const FIRST: Duration = Duration::from_millis(200);
-/// Every node of the cluster asks, so not too often; but what changed while the server was away is wanted soon after it is back.
-const LONGEST: Duration = Duration::from_secs(10);
 /// Errors further apart than this have nothing to do with each other.
-const RESET_AFTER: Duration = Duration::from_mins(1);
+const UNRELATED_AFTER: Duration = Duration::from_mins(1);
 
 /// Doubles from try to try. A part of each wait is chance, so that the nodes of a cluster do not ask all at once.
 #[derive(Debug)]
-pub(super) struct Doubling {
+pub(super) struct Backoff {
+    first: Duration,
+    longest: Duration,
     next: Duration,
+    last: Option<Instant>,
 }
 
-pub(super) fn backoff() -> ResetTimerBackoff<Doubling> {
-    ResetTimerBackoff::new(Doubling { next: FIRST }, RESET_AFTER)
-}
+// === impl Backoff ===
 
-impl Iterator for Doubling {
-    type Item = Duration;
+impl Backoff {
+    pub(super) fn new(first: Duration, longest: Duration) -> Self {
+        Self { first, longest, next: first, last: None }
+    }
 
-    fn next(&mut self) -> Option<Duration> {
+    /// How long to wait after an error that came now.
+    pub(super) fn wait(&mut self, now: Instant) -> Duration {
+        if self.last.is_none_or(|last| now - last > UNRELATED_AFTER) {
+            self.next = self.first;
+        }
+        self.last = Some(now);
         let base = self.next;
-        self.next = (base * 2).min(LONGEST);
+        self.next = (base * 2).min(self.longest);
         // Between half of it and all of it.
         let share = RandomState::new().build_hasher().finish() % 512 + 512;
-        Some(base * u32::try_from(share).unwrap_or(1024) / 1024)
-    }
-}
-
-impl Backoff for Doubling {
-    fn reset(&mut self) {
-        self.next = FIRST;
+        base * u32::try_from(share).unwrap_or(1024) / 1024
     }
 }
 
@@ -46,10 +45,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_up_to_the_longest() {
-        let waits: Vec<_> = Doubling { next: FIRST }.take(10).collect();
-        assert!((FIRST / 2..=FIRST).contains(&waits[0]), "{waits:?}");
-        assert!((FIRST..=FIRST * 2).contains(&waits[1]), "{waits:?}");
-        assert!((LONGEST / 2..=LONGEST).contains(&waits[9]), "{waits:?}");
+    fn waits_double_up_to_the_longest_and_begin_anew_after_a_quiet_time() {
+        let (first, longest) = (Duration::from_millis(200), Duration::from_secs(10));
+        let mut backoff = Backoff::new(first, longest);
+        let now = Instant::now();
+        let waits: Vec<_> = (0..10).map(|_| backoff.wait(now)).collect();
+        assert!((first / 2..=first).contains(&waits[0]), "{waits:?}");
+        assert!((first..=first * 2).contains(&waits[1]), "{waits:?}");
+        assert!((longest / 2..=longest).contains(&waits[9]), "{waits:?}");
+        let later = backoff.wait(now + UNRELATED_AFTER * 2);
+        assert!((first / 2..=first).contains(&later), "{later:?}");
     }
 }

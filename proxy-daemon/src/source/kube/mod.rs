@@ -19,7 +19,10 @@ use kube::{
 };
 use tokio::sync::mpsc;
 
-use self::{connection::Connection, watch::Watch};
+use self::{
+    connection::{Connection, chain},
+    watch::Watch,
+};
 use super::Error;
 use crate::model::{Change, convert};
 
@@ -34,11 +37,8 @@ const SLICE_LABELS: &str = "!service.kubernetes.io/headless";
 /// Starts the watches. Only a configuration that cannot be used is an error.
 pub(super) async fn start(kubeconfig: Option<&Path>, node_name: &str, changes: &mpsc::Sender<Change>) -> Result<(), Error> {
     let client = match kubeconfig {
-        Some(file) => {
-            let error = |source| Error::Kubeconfig { file: file.to_owned(), source };
-            client(from_file(file).await.map_err(error)?).map_err(error)?
-        }
-        None => client(Config::incluster().map_err(|error| Error::InCluster(error.into()))?).map_err(Error::InCluster)?,
+        Some(file) => from_file(file).await.map_err(|source| Error::Kubeconfig { file: file.to_owned(), source })?,
+        None => from_pod().map_err(Error::InCluster)?,
     };
     let connection = Arc::new(Connection::new(client.clone()));
     let services = Watch {
@@ -73,13 +73,20 @@ pub(super) async fn start(kubeconfig: Option<&Path>, node_name: &str, changes: &
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-async fn from_file(file: &Path) -> Result<Config, BoxError> {
-    let kubeconfig = Kubeconfig::read_from(file)?;
-    Ok(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
+async fn from_file(file: &Path) -> Result<Client, BoxError> {
+    let kubeconfig = Kubeconfig::read_from(file).map_err(|error| chain(&error))?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    client(config.map_err(|error| chain(&error))?)
+}
+
+fn from_pod() -> Result<Client, BoxError> {
+    client(Config::incluster().map_err(|error| chain(&error))?)
 }
 
 fn client(mut config: Config) -> Result<Client, BoxError> {
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    tracing::info!(server = %config.cluster_url, "watching the API server");
-    Ok(Client::try_from(config)?)
+    let server = config.cluster_url.clone();
+    let client = Client::try_from(config).map_err(|error| chain(&error))?;
+    tracing::info!(%server, "watching the API server");
+    Ok(client)
 }

@@ -1,21 +1,21 @@
 //! One watch: from the client's events to changes of the model.
 
-use std::{fmt::Debug, sync::Arc};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::StreamExt as _;
 use kube::{
     Api, Resource,
-    runtime::{
-        WatchStreamExt as _,
-        watcher::{self, watcher},
-    },
+    runtime::watcher::{self, watcher},
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
 use tracing::{debug, info, warn};
 
 use super::{
-    backoff::backoff,
+    backoff::Backoff,
     connection::{Connection, chain, is_away},
 };
 use crate::{
@@ -25,6 +25,9 @@ use crate::{
 
 /// A server that has just started may refuse what it will soon allow, so only as many refusals in a row are worth a word.
 const REFUSALS: u32 = 3;
+
+/// The first and the longest time before a server that refused is asked again.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
 /// What is watched, and what becomes of it.
 pub(super) struct Watch<K, T> {
@@ -51,6 +54,7 @@ struct Progress<K, T> {
     connection: Arc<Connection>,
     changes: mpsc::Sender<Change>,
     problems: ProblemLog,
+    backoff: Backoff,
     /// The list that is coming in.
     list: Vec<T>,
     /// The first complete list was passed on.
@@ -68,8 +72,16 @@ where
 {
     /// Runs until nobody listens any more.
     pub(super) async fn run(self, connection: Arc<Connection>, changes: mpsc::Sender<Change>) {
-        let problems = ProblemLog::new(self.kind);
-        let mut progress = Progress { watch: self, connection, changes, problems, list: Vec::new(), is_listed: false, refused: 0 };
+        let mut progress = Progress {
+            problems: ProblemLog::new(self.kind),
+            watch: self,
+            connection,
+            changes,
+            backoff: Backoff::new(ASK_AGAIN.0, ASK_AGAIN.1),
+            list: Vec::new(),
+            is_listed: false,
+            refused: 0,
+        };
         let config = progress.watch.config.clone();
         if let End::NoStreamingLists = progress.follow(config.clone().streaming_lists()).await {
             debug!(kind = progress.watch.kind, "the API server has no streaming lists, listing in pages");
@@ -87,7 +99,7 @@ where
 {
     async fn follow(&mut self, config: watcher::Config) -> End {
         let is_streaming = config.initial_list_strategy == watcher::InitialListStrategy::StreamingList;
-        let mut events = watcher(self.watch.api.clone(), config).backoff(backoff()).into_stream().boxed();
+        let mut events = watcher(self.watch.api.clone(), config).boxed();
         loop {
             let event = tokio::select! {
                 event = events.next() => event,
@@ -99,6 +111,7 @@ where
                 Some(Err(error)) if is_streaming && is_unknown_request(&error) => return End::NoStreamingLists,
                 Some(Err(error)) => {
                     self.report(&error);
+                    self.pause().await;
                     None
                 }
             };
@@ -158,6 +171,18 @@ where
         let converted = (self.watch.convert)(object);
         self.problems.observe(&converted.name, &converted.problems);
         converted
+    }
+
+    /// Waits before the server is asked again: a while, and until it is there.
+    async fn pause(&mut self) {
+        let again = async {
+            sleep(self.backoff.wait(Instant::now())).await;
+            self.connection.returned().await;
+        };
+        tokio::select! {
+            () = again => {}
+            () = self.changes.closed() => {}
+        }
     }
 
     /// Whether the first list has to wait for an object that is not there yet: a node may start before its Node object exists.
