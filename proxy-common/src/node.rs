@@ -14,7 +14,7 @@ pub struct NodeRow {
     pub seed: u64,
     /// [`crate::maps::LAYOUT_VERSION`] of the program that wrote the row last.
     pub layout_version: u32,
-    /// 1 once a complete state of the cluster has been written.
+    /// 1 once the daemon that wrote the row last has brought the maps to a complete state of the cluster; 0 while it has not yet.
     pub synced: u32,
     /// The process id of the daemon that wrote the row last, in its own process-id namespace.
     pub pid: u32,

@@ -44,14 +44,19 @@ pub struct Daemon {
 }
 
 /// The daemon's binary: `SHUNT_BIN`, else the workspace's release build.
+pub fn find_binary() -> Result<PathBuf> {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/shunt");
+    let binary = std::env::var_os("SHUNT_BIN").map_or(built, PathBuf::from);
+    ensure!(binary.is_file(), "no daemon at {}: run `cargo xtask build`", binary.display());
+    Ok(binary)
+}
+
+/// The daemon's binary, for tests.
 ///
 /// # Panics
 /// When there is none.
 pub fn binary() -> PathBuf {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/shunt");
-    let binary = std::env::var_os("SHUNT_BIN").map_or(built, PathBuf::from);
-    assert!(binary.is_file(), "no daemon at {}: run `cargo xtask build`", binary.display());
-    binary
+    find_binary().expect("the daemon is built")
 }
 
 // === impl Builder ===
@@ -152,6 +157,9 @@ impl Daemon {
             }
             let status = self.show("status")?;
             ensure!(status["synced"] == Value::Bool(true), "its status is {status}");
+            // Not what the run before it has left.
+            let pid = self.process.as_ref().map(Process::pid);
+            ensure!(status["daemon"]["pid"].as_u64() == pid.map(u64::from), "its status is another daemon's: {status}");
             Ok(None)
         })?;
         ended.map_or(Ok(()), |status| Err(anyhow!("the daemon ended with {status}")))

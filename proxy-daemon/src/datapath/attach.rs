@@ -209,8 +209,12 @@ fn drop_keeping(link: SchedClassifierLink) {
     std::mem::forget(link);
 }
 
+/// The kernel's word behind an error of aya, which does not always show it as a cause.
 fn errno(error: &anyhow::Error) -> Option<i32> {
-    error.chain().find_map(|cause| cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error))
+    error.chain().find_map(|cause| match cause.downcast_ref::<ProgramError>() {
+        Some(ProgramError::TcError(error)) => tc_errno(error),
+        _ => cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error),
+    })
 }
 
 fn is_gone(error: &anyhow::Error) -> bool {
@@ -224,14 +228,11 @@ fn is_unsupported(error: &anyhow::Error) -> bool {
 }
 
 fn tc_errno(error: &TcError) -> Option<i32> {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = cause {
-        if let Some(code) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
-            return Some(code);
-        }
-        cause = error.source();
+    match error {
+        TcError::NetlinkError(error) => error.raw_os_error(),
+        TcError::IoError(error) => error.raw_os_error(),
+        TcError::NulError(_) | TcError::AlreadyAttached | TcError::InvalidTcxAttach(_) | TcError::InvalidLinkOperation => None,
     }
-    None
 }
 
 fn already_exists(error: &TcError) -> bool {

@@ -170,6 +170,7 @@ impl Datapath {
 fn note_node(pins: &Pins, seed: u64, hz: u32) -> Result<()> {
     let mut maps = KernelMaps::open(pins)?;
     let before = maps.node()?;
-    maps.set_node(NodeRow { seed, hz, layout_version: maps::LAYOUT_VERSION, pid: std::process::id(), ..before })?;
+    let pid = std::process::id();
+    maps.set_node(NodeRow { seed, hz, layout_version: maps::LAYOUT_VERSION, synced: 0, pid, ..before })?;
     Ok(())
 }
