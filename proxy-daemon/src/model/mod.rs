@@ -11,6 +11,8 @@ mod frontend;
 mod name;
 mod node;
 mod service;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

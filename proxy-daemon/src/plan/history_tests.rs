@@ -161,7 +161,7 @@ fn service() -> impl Strategy<Value = Service> {
             load_balancer_ips,
             internal_policy,
             external_policy,
-            affinity: has_affinity.then_some(Duration::from_secs(60)),
+            affinity: has_affinity.then_some(Duration::from_mins(1)),
             ports,
         }
     })

@@ -83,3 +83,49 @@ fn first_address(family: IpFamily, addresses: &[String]) -> Result<IpAddr, Probl
     }
     Ok(addr)
 }
+
+#[cfg(test)]
+mod tests {
+    use proxy_common::Protocol;
+
+    use super::*;
+
+    fn convert(text: &str) -> Converted<Slice> {
+        let metadata = "metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web}}\n";
+        endpoint_slice(&serde_yaml_ng::from_str(&format!("{metadata}{text}")).unwrap())
+    }
+
+    #[test]
+    fn unset_conditions_mean_ready() {
+        let slice = convert("addressType: IPv4\nendpoints: [{addresses: [10.0.0.1, 10.0.0.2]}]").object.unwrap();
+        let [endpoint] = slice.endpoints.try_into().unwrap();
+        assert_eq!((endpoint.ready, endpoint.serving, endpoint.terminating), (true, true, false));
+        assert_eq!((endpoint.addr, endpoint.node), ("10.0.0.1".parse().unwrap(), None));
+    }
+
+    #[test]
+    fn a_port_needs_a_number_and_a_name_that_may_be_empty() {
+        let text = "addressType: IPv4\nendpoints: []\n\
+                    ports: [{name: \"\", port: 80}, {port: 81}, {name: all}, {name: zero, port: 0}]";
+        let converted = convert(text);
+        assert_eq!(converted.object.unwrap().ports, [SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 80 }]);
+        assert_eq!(converted.problems.len(), 2, "{:?}", converted.problems);
+    }
+
+    #[test]
+    fn endpoints_that_share_a_problem_are_one_problem() {
+        let text =
+            "addressType: IPv4\nendpoints: [{addresses: [fd00::1]}, {addresses: [fd00::1]}, {addresses: []}, {addresses: [10.0.0.1]}]";
+        let converted = convert(text);
+        assert_eq!(converted.object.unwrap().endpoints.len(), 1);
+        assert_eq!(converted.problems.len(), 2, "{:?}", converted.problems);
+    }
+
+    #[test]
+    fn slices_that_are_nobodys_are_left_out() {
+        assert_eq!(convert("addressType: FQDN\nendpoints: []").object, None);
+        let text = "metadata: {name: lost}\naddressType: IPv4\nendpoints: []";
+        let lost = endpoint_slice(&serde_yaml_ng::from_str(text).unwrap());
+        assert_eq!((lost.object, lost.problems), (None, vec![Problem::NoServiceLabel]));
+    }
+}

@@ -28,3 +28,19 @@ fn one_of_each_family(addrs: &[IpAddr]) -> Vec<IpAddr> {
     let other = addrs.iter().find(|addr| IpFamily::of(**addr) != IpFamily::of(*primary));
     [primary].into_iter().chain(other).copied().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn internal_addresses_come_first_and_one_of_each_family() {
+        let text = "metadata: {name: n1, labels: {topology.kubernetes.io/zone: \"\"}}\nstatus: {addresses: [\
+                    {type: ExternalIP, address: 203.0.113.1}, {type: Hostname, address: n1}, \
+                    {type: InternalIP, address: \"fd00::1\"}, {type: InternalIP, address: 192.0.2.1}, \
+                    {type: InternalIP, address: 192.0.2.2}]}";
+        let node = node(&serde_yaml_ng::from_str(text).unwrap()).object.unwrap();
+        assert_eq!(node.node_ips, ["fd00::1".parse::<IpAddr>().unwrap(), "192.0.2.1".parse().unwrap()]);
+        assert_eq!(node.zone, None, "an empty label is none");
+    }
+}

@@ -144,3 +144,62 @@ fn port(port: &api::ServicePort) -> Result<ServicePort, Problem> {
     };
     Ok(ServicePort { name: name.into(), protocol, port: port_number("spec.ports.port", port.port)?, node_port })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn convert(spec: &str) -> Converted<Service> {
+        let text = format!("metadata: {{name: web, namespace: shop}}\nspec: {{{spec}}}");
+        service(&serde_yaml_ng::from_str(&text).unwrap())
+    }
+
+    fn problems(spec: &str) -> Vec<String> {
+        convert(spec).problems.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn services_without_an_address_of_their_own_are_left_out_silently() {
+        for spec in [
+            "ports: [{port: 80}]",
+            "clusterIP: None",
+            "clusterIP: \"\"",
+            "clusterIPs: [None]",
+            "type: ExternalName, externalName: example.org, clusterIP: 10.0.0.1",
+            "type: SomethingNew, clusterIP: 10.0.0.1",
+        ] {
+            let converted = convert(spec);
+            assert_eq!((converted.object, converted.problems), (None, vec![]), "{spec}");
+        }
+    }
+
+    #[test]
+    fn absent_fields_mean_the_defaults() {
+        let service = convert("clusterIP: 10.0.0.1, ports: [{port: 80}]").object.unwrap();
+        assert_eq!((service.kind, service.affinity), (ServiceKind::ClusterIp, None));
+        assert_eq!((service.internal_policy, service.external_policy), (TrafficPolicy::Cluster, TrafficPolicy::Cluster));
+        assert_eq!(service.ports, [ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: 0 }]);
+        let affine = convert("clusterIP: 10.0.0.1, sessionAffinity: ClientIP").object.unwrap();
+        assert_eq!(affine.affinity, Some(Duration::from_hours(3)));
+    }
+
+    #[test]
+    fn what_is_wrong_is_left_out_and_the_rest_is_kept() {
+        let spec = "clusterIPs: [10.0.0.1, ten], externalIPs: [127.0.0.1, 198.51.100.1], \
+                    ports: [{port: 0}, {name: a, port: 80}, {name: a, port: 81}, {name: b, port: 82, protocol: QUIC}, \
+                    {name: c, port: 83, nodePort: 70000}, {name: d, port: 84, protocol: SCTP}]";
+        let service = convert(spec).object.unwrap();
+        assert_eq!((service.cluster_ips.len(), service.external_ips.len()), (1, 1));
+        assert_eq!(service.ports, [ServicePort { name: "a".into(), protocol: Protocol::Tcp, port: 80, node_port: 0 }]);
+        assert_eq!(problems(spec).len(), 7, "{:#?}", problems(spec));
+    }
+
+    #[test]
+    fn values_that_cannot_be_fall_back_to_the_default() {
+        let spec = "clusterIP: 10.0.0.1, internalTrafficPolicy: Zone, sessionAffinity: ClientIP, \
+                    sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}";
+        let service = convert(spec).object.unwrap();
+        assert_eq!((service.internal_policy, service.affinity), (TrafficPolicy::Cluster, Some(DEFAULT_AFFINITY)));
+        assert_eq!(problems(spec).len(), 2);
+    }
+}

@@ -5,6 +5,8 @@
 
 mod directory;
 mod document;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeSet,
