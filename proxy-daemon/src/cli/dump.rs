@@ -244,10 +244,10 @@ mod tests {
     #[test]
     fn rows_are_lines_of_named_fields() {
         let expected = "\
-KEY                                  VALUE
+KEY                                    VALUE
 addr=10.96.0.10 port=53 protocol=UDP   row=9 service=3
 ";
-        assert_eq!(render(&entries(), Format::Table).replace("KEY    ", "KEY  "), expected);
+        assert_eq!(render(&entries(), Format::Table), expected);
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod views;
 use std::{fs, io};
 
 use anyhow::{Context as _, Result, bail};
+use nix::unistd::Uid;
 use proxy_common::maps;
 
 use self::{
@@ -44,7 +45,7 @@ pub fn show(pins: &Pins, args: &ShowArgs) -> Result<()> {
         Shown::Services => output::print(&views::services(&state), format),
         Shown::Frontends => output::print(&views::frontends(&state), format),
         Shown::Backends => output::print(&views::backends(&state), format),
-        Shown::Flows => output::print(&flows(pins, &kernel, &state)?, format),
+        Shown::Flows => output::print(&flows(pins, &kernel, &state), format),
         Shown::Counters => {
             let service = |id| Ok(kernel.service_counters(id)?);
             output::print(&Counters::new(&state, &kernel.reasons()?, service)?, format)
@@ -56,13 +57,13 @@ pub fn show(pins: &Pins, args: &ShowArgs) -> Result<()> {
     }
 }
 
-fn flows(pins: &Pins, kernel: &KernelMaps, state: &State) -> Result<Vec<FlowView>> {
+fn flows(pins: &Pins, kernel: &KernelMaps, state: &State) -> Vec<FlowView> {
     let clock = clock(pins, kernel).inspect_err(|error| tracing::debug!("the kernel's clock is not known: {error:#}")).ok();
     let v4 = kernel.flows4.entries().map(|(key, flow)| FlowView::new(state, clock, &key, &flow));
     let v6 = kernel.flows6.entries().map(|(key, flow)| FlowView::new(state, clock, &key, &flow));
     let mut flows: Vec<FlowView> = v4.chain(v6).collect();
     flows.sort();
-    Ok(flows)
+    flows
 }
 
 fn clock(pins: &Pins, kernel: &KernelMaps) -> Result<Clock> {
@@ -89,6 +90,11 @@ pub fn prog(pins: &Pins, command: &ProgCommand) -> Result<()> {
 /// `shunt cleanup`: takes away all that is ours in this network namespace and below the folder of the pins. That nothing is there
 /// is no failure.
 pub fn cleanup(pins: &Pins) -> Result<()> {
+    // Whatever is wrong with the row: it is about to go.
+    let pid = KernelMaps::open(pins).and_then(|kernel| kernel.node()).map_or(0, |row| row.pid);
+    if status::is_daemon(pid) {
+        tracing::warn!(pid, "shunt runs on this node and loses its programs and maps: end it first");
+    }
     let unpinned = datapath::remove_all(pins).with_context(|| format!("cleaning up {}", pins.root().display()))?;
     tracing::info!(bpffs = %pins.root().display(), hooks = unpinned, "removed programs and maps");
     Ok(())
@@ -103,8 +109,8 @@ pub fn version() -> String {
 fn something_is_pinned(pins: &Pins) -> Result<()> {
     let root = pins.root().display();
     match fs::metadata(pins.maps().join(maps::NODE)) {
-        Ok(_) => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => bail!("no permission to read {root}: run this as root"),
+        Ok(_) if Uid::effective().is_root() => return Ok(()),
+        Ok(_) => bail!("not running as root: only root may read what is pinned under {root}"),
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).with_context(|| format!("reading {root}")),
         Err(_) => {}
     }

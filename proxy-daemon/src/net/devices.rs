@@ -50,7 +50,8 @@ impl Role {
 pub enum DeviceEvent {
     /// Programs of the device's role belong on it from now on. It may be gone when this is read: `ENODEV` is no failure.
     Attach(Device),
-    /// Name, MTU or hardware address are other than reported before; programs stay.
+    /// Name, MTU or hardware address are other than reported before; programs stay. If they could not be attached because the device had
+    /// been renamed meanwhile, now is the time to try again.
     Changed(Device),
     /// Our programs belong on the device no longer.
     Detach {
