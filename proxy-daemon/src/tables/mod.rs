@@ -9,11 +9,43 @@
 //! a program may still be reading it.
 
 mod change;
+mod dump;
+mod free;
+mod lives;
+mod pools;
+mod restore;
+mod service;
+mod slots;
+#[cfg(test)]
+mod tests;
+mod update;
+mod wanted;
 
-pub use change::{Change, Scope, Snapshot};
-use proxy_common::SlotRange;
+use std::{collections::BTreeMap, time::Instant};
 
-use crate::model::ServicePortName;
+use bytemuck::Zeroable as _;
+use proxy_common::{BackendRef, FrontendRow, RowIndex, ServiceId, SlotRange};
+
+pub use self::change::{Change, Scope, Snapshot};
+use self::{
+    pools::{Owner, Owners, Pools},
+    service::Service,
+};
+use crate::{
+    model::{FrontendAddr, IpFamily, ServicePortName},
+    plan::ServicePlan,
+};
+
+/// The mirror of the kernel's maps. The task that writes to the maps owns it.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    sizes: Sizes,
+    names: BTreeMap<ServicePortName, ServiceId>,
+    services: BTreeMap<ServiceId, Service>,
+    owners: Owners,
+    pools: Pools,
+    leftovers: Leftovers,
+}
 
 /// The sizes of the maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,4 +117,84 @@ pub enum Error {
         /// The service port.
         name: ServicePortName,
     },
+}
+
+/// What was found at the start and belongs to nothing: traces of a run that ended half-way through its changes.
+#[derive(Clone, Debug, Default)]
+struct Leftovers {
+    frontends: Vec<FrontendAddr>,
+    lives: Vec<u32>,
+    ids: Vec<ServiceId>,
+}
+
+impl Tables {
+    /// The mirror of empty maps.
+    pub fn new(sizes: Sizes) -> Self {
+        Self {
+            sizes,
+            names: BTreeMap::new(),
+            services: BTreeMap::new(),
+            owners: Owners::default(),
+            pools: Pools::new(sizes),
+            leftovers: Leftovers::default(),
+        }
+    }
+
+    /// Brings one service port to its plan, or removes it when there is none: yields the changes, and takes them as done. They are to
+    /// be applied before the next call; if they cannot, [`Tables::restore`] finds out what the maps hold instead.
+    ///
+    /// `now` never goes back. On an error nothing has changed: what was loaded stays.
+    pub fn set(&mut self, name: &ServicePortName, plan: Option<&ServicePlan>, now: Instant) -> Result<Vec<Change>, Error> {
+        match plan {
+            Some(plan) => self.bring(name, plan, now),
+            None => Ok(self.drop_service(name, now)),
+        }
+    }
+
+    /// Clears rows of removed frontends that have rested, and what a run left that ended half-way. Nothing depends on when that is
+    /// done: once after the start, when every plan is in place, and then now and again.
+    pub fn sweep(&mut self, now: Instant) -> Vec<Change> {
+        let Leftovers { frontends, lives, ids } = std::mem::take(&mut self.leftovers);
+        let mut changes = Vec::new();
+        for addr in frontends.iter().filter(|addr| matches!(self.owners.get(addr), Some(Owner::Stray(_)))).collect::<Vec<_>>() {
+            changes.extend(self.take_over(addr, now));
+        }
+        for index in lives {
+            self.pools.lives.unblock(index, now);
+            changes.push(Change::Live { index, reference: BackendRef::NONE });
+        }
+        for id in ids {
+            self.pools.unblock_id(id, self.sizes, now);
+            changes.push(Change::Service { id, row: None });
+        }
+        let rows = self.pools.rows.sweep(now);
+        changes.extend(rows.into_iter().map(|row| Change::Row { row: RowIndex(row), value: FrontendRow::zeroed() }));
+        changes
+    }
+
+    /// Every service port that has rows, in order.
+    pub fn names(&self) -> impl Iterator<Item = &ServicePortName> {
+        self.names.keys()
+    }
+
+    /// The id of a service port that has rows.
+    pub fn id(&self, name: &ServicePortName) -> Option<ServiceId> {
+        self.names.get(name).copied()
+    }
+
+    /// How full the maps are.
+    pub fn usage(&self) -> Usage {
+        let Pools { lives, slots4, slots6, .. } = &self.pools;
+        let [frontends4, frontends6] = IpFamily::ALL.map(|family| self.owners.fill(family, self.sizes));
+        let services = u32::try_from(self.services.len()).unwrap_or(u32::MAX);
+        Usage {
+            frontends4,
+            frontends6,
+            rows: Fill { used: frontends4.used + frontends6.used, max: self.sizes.rows },
+            slots4: Fill { used: slots4.used(), max: slots4.size() },
+            slots6: Fill { used: slots6.used(), max: slots6.size() },
+            live: Fill { used: lives.used(), max: lives.size() },
+            services: Fill { used: services, max: self.sizes.services.saturating_sub(1) },
+        }
+    }
 }

@@ -1,0 +1,163 @@
+//! What is loaded of one service port.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use proxy_common::{
+    Address as _, Backend, BackendRef, Family, FrontendRow, Port, Range, RangeWord, RowFlags, RowIndex, ServiceId, SlotRange,
+};
+
+use super::change::{Change, Scope};
+use crate::{
+    model::{FrontendAddr, IpFamily, ServicePortName},
+    plan::{BackendSet, FrontendKind, FrontendPlan},
+};
+
+/// The mirror of all rows of one service port.
+#[derive(Clone, Debug)]
+pub(super) struct Service {
+    pub(super) id: ServiceId,
+    pub(super) name: ServicePortName,
+    /// The backends that live, sorted by address.
+    pub(super) backends: Vec<(SocketAddr, BackendRef)>,
+    /// The sets that are in slots: those that rows name and, so that they are known after a restart, the backends that are in none.
+    pub(super) sets: Vec<LoadedSet>,
+    pub(super) frontends: BTreeMap<FrontendAddr, Frontend>,
+}
+
+/// A backend set and its slots, which hold it in its order.
+#[derive(Clone, Debug)]
+pub(super) struct LoadedSet {
+    /// Sorted, of one family, never empty.
+    pub(super) backends: Arc<[SocketAddr]>,
+    pub(super) slots: SlotRange,
+}
+
+/// A frontend and its row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Frontend {
+    pub(super) row: RowIndex,
+    pub(super) value: FrontendRow,
+}
+
+/// What a row says, save how often it was published and whose it is.
+pub(super) struct Content {
+    internal: Range,
+    external: Range,
+    flags: RowFlags,
+    affinity_secs: u32,
+}
+
+// === impl Service ===
+
+impl Service {
+    /// A service port of which nothing is loaded.
+    pub(super) fn new(id: ServiceId, name: ServicePortName) -> Self {
+        Self { id, name, backends: Vec::new(), sets: Vec::new(), frontends: BTreeMap::new() }
+    }
+
+    /// This life of a backend, if it is one of ours.
+    pub(super) fn reference(&self, backend: SocketAddr) -> Option<BackendRef> {
+        let at = self.backends.binary_search_by_key(&backend, |(addr, _)| *addr).ok()?;
+        self.backends.get(at).map(|(_, reference)| *reference)
+    }
+
+    /// The slots that hold a set.
+    pub(super) fn slots(&self, backends: &Arc<[SocketAddr]>) -> Option<SlotRange> {
+        self.sets.iter().find(|set| set.backends == *backends).map(|set| set.slots)
+    }
+
+    /// The set that slots of a family hold.
+    pub(super) fn set_at(&self, family: IpFamily, slots: SlotRange) -> Option<&Arc<[SocketAddr]>> {
+        self.sets.iter().find(|set| set.family() == family && set.slots == slots).map(|set| &set.backends)
+    }
+
+    /// Fills the slots of a set, whose backends live.
+    pub(super) fn fill(&self, set: &LoadedSet) -> Change {
+        let base = set.slots.base();
+        match set.family() {
+            IpFamily::V4 => Change::Backends4 { base, slots: self.rows(set) },
+            IpFamily::V6 => Change::Backends6 { base, slots: self.rows(set) },
+        }
+    }
+
+    fn rows<F: Family>(&self, set: &LoadedSet) -> Vec<Backend<F>> {
+        let row = |addr: &SocketAddr| {
+            Some(Backend::new(F::Addr::from_ip(addr.ip())?, Port::from_host(addr.port()), self.reference(*addr)?, self.id))
+        };
+        set.backends.iter().map(|addr| row(addr).expect("backends of a set live and are of one family")).collect()
+    }
+
+    /// What a frontend's row is to say. Its sets are in slots.
+    pub(super) fn content(&self, plan: &FrontendPlan) -> Content {
+        let range = |set: &BackendSet| match set {
+            BackendSet::Backends(backends) => Range::Slots(self.slots(backends).expect("wanted sets are loaded before rows are written")),
+            BackendSet::Reject => Range::Reject,
+            BackendSet::Drop => Range::Drop,
+        };
+        Content {
+            internal: range(&plan.internal),
+            external: range(&plan.external),
+            flags: match plan.kind {
+                FrontendKind::ClusterIp => RowFlags::CLUSTER_IP,
+                FrontendKind::NodePort => RowFlags::NODE_PORT,
+                FrontendKind::ExternalIp => RowFlags::EXTERNAL_IP,
+                FrontendKind::LoadBalancerIp => RowFlags::LOAD_BALANCER_IP,
+            },
+            affinity_secs: plan.affinity.map_or(0, |timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX)),
+        }
+    }
+}
+
+// === impl LoadedSet ===
+
+impl LoadedSet {
+    pub(super) fn family(&self) -> IpFamily {
+        family(&self.backends)
+    }
+}
+
+/// The family of a set.
+pub(super) fn family(backends: &[SocketAddr]) -> IpFamily {
+    backends.first().map_or(IpFamily::V4, |addr| IpFamily::of(addr.ip()))
+}
+
+// === impl Frontend ===
+
+impl Frontend {
+    /// A frontend with a fresh row.
+    pub(super) fn new(row: RowIndex, owner: ServiceId, content: &Content) -> Self {
+        let Content { internal, external, flags, affinity_secs } = *content;
+        let (internal, external) = (RangeWord::new(internal, 0), RangeWord::new(external, 0));
+        Self { row, value: FrontendRow { internal, external, flags, affinity_secs, owner, pad: 0 } }
+    }
+
+    /// Brings the row to its content, word by word.
+    pub(super) fn bring(&mut self, content: &Content, changes: &mut Vec<Change>) {
+        let Self { row, ref mut value } = *self;
+        for (scope, range) in [(Scope::Internal, content.internal), (Scope::External, content.external)] {
+            let generation = latest(value).wrapping_add(1);
+            let word = match scope {
+                Scope::Internal => &mut value.internal,
+                Scope::External => &mut value.external,
+            };
+            if word.range() != range {
+                *word = RangeWord::new(range, generation);
+                changes.push(Change::Publish { row, scope, word: *word });
+            }
+        }
+        if value.flags != content.flags {
+            value.flags = content.flags;
+            changes.push(Change::RowFlags { row, flags: content.flags });
+        }
+        if value.affinity_secs != content.affinity_secs {
+            value.affinity_secs = content.affinity_secs;
+            changes.push(Change::Affinity { row, secs: content.affinity_secs });
+        }
+    }
+}
+
+/// The generation of the word of a row that was published last, which is the larger one, modulo 2^16.
+fn latest(row: &FrontendRow) -> u16 {
+    let (a, b) = (row.internal.generation(), row.external.generation());
+    if a.wrapping_sub(b) < 1 << 15 { a } else { b }
+}

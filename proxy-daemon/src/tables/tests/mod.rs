@@ -1,0 +1,56 @@
+//! Tests of the mirror against a simulated kernel.
+
+mod kernel;
+mod laws;
+mod rules;
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use proxy_common::Protocol;
+
+use super::*;
+use crate::plan::{BackendSet, FrontendKind, FrontendPlan};
+
+const ROOMY: Sizes = Sizes { frontends: 64, rows: 128, backends: 4096, live: 4096, services: 64 };
+
+fn name(service: &str) -> ServicePortName {
+    ServicePortName::new("default", service, "http", Protocol::Tcp)
+}
+
+/// `10.96.0.1:80`
+fn frontend(text: &str) -> FrontendAddr {
+    let addr: SocketAddr = text.parse().unwrap();
+    FrontendAddr { addr: addr.ip(), port: addr.port(), protocol: Protocol::Tcp }
+}
+
+/// Backends `10.1.0.N:8080`, sorted.
+fn addrs(last: impl IntoIterator<Item = u8>) -> Vec<SocketAddr> {
+    last.into_iter().map(|last| SocketAddr::new(IpAddr::from([10, 1, 0, last]), 8080)).collect()
+}
+
+fn set(backends: Vec<SocketAddr>) -> BackendSet {
+    if backends.is_empty() { BackendSet::Reject } else { BackendSet::Backends(backends.into()) }
+}
+
+fn cluster_ip(internal: BackendSet, external: BackendSet) -> FrontendPlan {
+    FrontendPlan { kind: FrontendKind::ClusterIp, internal, external, affinity: None }
+}
+
+/// A plan in which every frontend has these backends for everybody.
+fn plan(frontends: &[&str], backends: impl IntoIterator<Item = u8>) -> ServicePlan {
+    let backends = addrs(backends);
+    let of = |text: &&str| (frontend(text), cluster_ip(set(backends.clone()), set(backends.clone())));
+    ServicePlan {
+        frontends: frontends.iter().map(of).collect::<BTreeMap<_, _>>(),
+        live: backends.iter().copied().collect(),
+        remote_only_notice: false,
+    }
+}
+
+fn after(start: Instant, millis: u64) -> Instant {
+    start + Duration::from_millis(millis)
+}

@@ -1,0 +1,341 @@
+//! One test for each rule.
+
+use proxy_common::{FrontendRef, Range, RowFlags, ServiceRow, SlotRange};
+
+use super::{
+    kernel::{Kernel, Outcome, assert_mirrors},
+    *,
+};
+
+const A: &str = "10.96.0.1:80";
+const B: &str = "10.96.0.2:80";
+
+/// A mirror and its kernel, which take each change together.
+struct Pair {
+    tables: Tables,
+    kernel: Kernel,
+    now: Instant,
+}
+
+impl Pair {
+    fn new(sizes: Sizes) -> Self {
+        Self { tables: Tables::new(sizes), kernel: Kernel::default(), now: Instant::now() }
+    }
+
+    fn set(&mut self, service: &str, plan: Option<&ServicePlan>) -> Result<Vec<Change>, Error> {
+        let before = self.tables.dump();
+        let result = self.tables.set(&name(service), plan, self.now);
+        match &result {
+            Ok(changes) => self.apply(changes),
+            Err(_) => assert_eq!(self.tables.dump(), before, "a failure changed the mirror"),
+        }
+        assert_mirrors(&self.tables, &self.kernel);
+        result
+    }
+
+    fn sweep(&mut self) -> Vec<Change> {
+        let changes = self.tables.sweep(self.now);
+        self.apply(&changes);
+        changes
+    }
+
+    fn restart(&mut self, sizes: Sizes) {
+        self.tables = Tables::restore(sizes, &self.kernel.snapshot(), self.now);
+    }
+
+    fn apply(&mut self, changes: &[Change]) {
+        for change in changes {
+            self.kernel.apply(change, self.now);
+        }
+    }
+
+    fn wait(&mut self, millis: u64) {
+        self.now = after(self.now, millis);
+    }
+
+    fn backends(&self, addr: &str) -> Vec<SocketAddr> {
+        let outcome = self.kernel.resolve(&frontend(addr), Scope::Internal);
+        let Outcome::Backends(_, backends) = outcome else { panic!("{addr} has {outcome:?}") };
+        backends
+    }
+}
+
+/// The kinds of changes, in order.
+fn kinds(changes: &[Change]) -> Vec<&'static str> {
+    let kind = |change: &Change| match change {
+        Change::Service { row: Some(_), .. } => "name",
+        Change::Service { row: None, .. } => "unname",
+        Change::Live { reference: BackendRef::NONE, .. } => "end",
+        Change::Live { .. } => "begin",
+        Change::Backends4 { .. } | Change::Backends6 { .. } => "fill",
+        Change::Row { .. } => "row",
+        Change::Publish { .. } => "publish",
+        Change::RowFlags { .. } => "flags",
+        Change::Affinity { .. } => "affinity",
+        Change::InsertFrontend { .. } => "insert",
+        Change::RemoveFrontend { .. } => "remove",
+    };
+    changes.iter().map(kind).collect()
+}
+
+#[test]
+fn a_new_service_port_is_named_filled_and_only_then_inserted() {
+    let mut pair = Pair::new(ROOMY);
+    let changes = pair.set("web", Some(&plan(&[A, B], [1, 2]))).unwrap();
+    assert_eq!(kinds(&changes), ["name", "begin", "begin", "fill", "row", "insert", "row", "insert"]);
+    assert_eq!(pair.backends(A), addrs([1, 2]));
+    assert_eq!(pair.backends(B), addrs([1, 2]));
+}
+
+#[test]
+fn the_same_plan_again_changes_nothing() {
+    let mut pair = Pair::new(ROOMY);
+    let plan = plan(&[A, B], [1, 2]);
+    pair.set("web", Some(&plan)).unwrap();
+    assert_eq!(pair.set("web", Some(&plan)).unwrap(), []);
+    assert_eq!(pair.set("other", None).unwrap(), []);
+}
+
+#[test]
+fn another_set_gets_fresh_slots_and_one_store_a_word() {
+    let mut pair = Pair::new(ROOMY);
+    pair.set("web", Some(&plan(&[A], [1, 2]))).unwrap();
+    let changes = pair.set("web", Some(&plan(&[A], [2, 3]))).unwrap();
+    assert_eq!(kinds(&changes), ["begin", "fill", "publish", "publish", "end"]);
+    let words: Vec<_> = changes
+        .iter()
+        .filter_map(|change| if let Change::Publish { word, .. } = change { Some((word.range(), word.generation())) } else { None })
+        .collect();
+    let fresh = Range::Slots(SlotRange::new(2, 2).unwrap());
+    assert_eq!(words, [(fresh, 1), (fresh, 2)]);
+}
+
+#[test]
+fn slots_that_were_retired_are_used_again_after_their_rest() {
+    let mut pair = Pair::new(Sizes { backends: 4, ..ROOMY });
+    pair.set("web", Some(&plan(&[A], [1, 2]))).unwrap();
+    pair.set("web", Some(&plan(&[A], [2, 3]))).unwrap();
+    pair.wait(1_999);
+    let full = pair.set("web", Some(&plan(&[A], [3, 4]))).unwrap_err();
+    assert_eq!(full.to_string(), "no room for more IPv4 backends: there is room for 4, --backends makes more");
+    assert_eq!(pair.backends(A), addrs([2, 3]));
+    pair.wait(1);
+    pair.set("web", Some(&plan(&[A], [3, 4]))).unwrap();
+    assert_eq!(pair.backends(A), addrs([3, 4]));
+}
+
+#[test]
+fn a_backend_that_stays_keeps_its_reference_and_one_that_returns_gets_another() {
+    let mut pair = Pair::new(ROOMY);
+    let reference = |pair: &Pair, last| pair.tables.services[&ServiceId(1)].reference(addrs([last])[0]);
+    pair.set("web", Some(&plan(&[A], [1, 2]))).unwrap();
+    let first = [reference(&pair, 1), reference(&pair, 2)];
+    pair.set("web", Some(&plan(&[A], [2]))).unwrap();
+    assert_eq!(reference(&pair, 1), None);
+    pair.set("web", Some(&plan(&[A], [1, 2]))).unwrap();
+    assert_ne!(reference(&pair, 1), first[0]);
+    assert_eq!(reference(&pair, 2), first[1]);
+}
+
+#[test]
+fn a_backend_that_leaves_every_set_lives_as_long_as_the_plan_says() {
+    let mut pair = Pair::new(ROOMY);
+    pair.set("web", Some(&plan(&[A], [1, 2]))).unwrap();
+    let mut draining = plan(&[A], [2]);
+    draining.live.extend(addrs([1]));
+    let changes = pair.set("web", Some(&draining)).unwrap();
+    assert_eq!(kinds(&changes), ["fill", "fill", "publish", "publish"]);
+    assert_eq!(pair.backends(A), addrs([2]));
+    pair.restart(ROOMY);
+    assert_eq!(pair.set("web", Some(&draining)).unwrap(), []);
+    assert_eq!(kinds(&pair.set("web", Some(&plan(&[A], [2]))).unwrap()), ["end"]);
+}
+
+#[test]
+fn backends_that_no_frontend_uses_are_not_worth_a_failure() {
+    let mut pair = Pair::new(Sizes { backends: 2, ..ROOMY });
+    let mut plan = plan(&[A], [1, 2]);
+    plan.live.extend(addrs([3]));
+    pair.set("web", Some(&plan)).unwrap();
+    assert_eq!(pair.kernel.live.len(), 3);
+}
+
+#[test]
+fn an_empty_set_needs_no_slots() {
+    let mut pair = Pair::new(ROOMY);
+    pair.set("web", Some(&plan(&[A], [1]))).unwrap();
+    let mut nobody = plan(&[A], []);
+    assert_eq!(kinds(&pair.set("web", Some(&nobody)).unwrap()), ["publish", "publish", "end"]);
+    assert_eq!(pair.kernel.resolve(&frontend(A), Scope::External), Outcome::Reject);
+    nobody.frontends.insert(frontend(A), cluster_ip(BackendSet::Reject, BackendSet::Drop));
+    assert_eq!(kinds(&pair.set("web", Some(&nobody)).unwrap()), ["publish"]);
+    assert_eq!(pair.kernel.resolve(&frontend(A), Scope::External), Outcome::Drop);
+    assert_eq!(pair.tables.usage().slots4.used, 0);
+}
+
+#[test]
+fn flags_and_affinity_are_stored_by_themselves() {
+    let mut pair = Pair::new(ROOMY);
+    let mut plan = plan(&[A], [1]);
+    pair.set("web", Some(&plan)).unwrap();
+    let of_a = plan.frontends.get_mut(&frontend(A)).unwrap();
+    of_a.affinity = Some(Duration::from_hours(3));
+    of_a.kind = FrontendKind::ExternalIp;
+    let changes = pair.set("web", Some(&plan)).unwrap();
+    let row = RowIndex(0);
+    assert_eq!(changes, [Change::RowFlags { row, flags: RowFlags::EXTERNAL_IP }, Change::Affinity { row, secs: 10_800 }]);
+}
+
+#[test]
+fn a_row_rests_is_cleared_once_and_is_used_again() {
+    let mut pair = Pair::new(Sizes { rows: 1, ..ROOMY });
+    pair.set("web", Some(&plan(&[A], [1]))).unwrap();
+    assert_eq!(kinds(&pair.set("web", Some(&plan(&[], [1]))).unwrap()), ["remove"]);
+    pair.wait(1_999);
+    assert_eq!(pair.sweep(), []);
+    assert!(matches!(pair.set("web", Some(&plan(&[B], [1]))), Err(Error::Full { what: "frontend rows", max: 1, .. })));
+    pair.wait(1);
+    assert_eq!(pair.sweep(), [Change::Row { row: RowIndex(0), value: FrontendRow::zeroed() }]);
+    assert_eq!(pair.sweep(), []);
+    pair.set("web", Some(&plan(&[B], [1]))).unwrap();
+    assert_eq!(pair.backends(B), addrs([1]));
+}
+
+#[test]
+fn a_frontend_is_taken_over_from_its_loser_whichever_comes_first() {
+    let mut pair = Pair::new(ROOMY);
+    pair.set("old", Some(&plan(&[A, B], [1]))).unwrap();
+    let changes = pair.set("new", Some(&plan(&[A], [2]))).unwrap();
+    assert_eq!(kinds(&changes), ["name", "begin", "fill", "row", "remove", "insert"]);
+    assert_eq!(pair.backends(A), addrs([2]));
+    assert_eq!(pair.set("old", Some(&plan(&[B], [1]))).unwrap(), []);
+    assert_eq!(kinds(&pair.set("old", None).unwrap()), ["remove", "end", "unname"]);
+    assert_eq!(pair.backends(A), addrs([2]));
+}
+
+#[test]
+fn a_removed_service_port_loses_frontends_first_and_its_name_last() {
+    let mut pair = Pair::new(ROOMY);
+    pair.set("web", Some(&plan(&[A, B], [1, 2]))).unwrap();
+    assert_eq!(kinds(&pair.set("web", None).unwrap()), ["remove", "remove", "end", "end", "unname"]);
+    let usage = pair.tables.usage();
+    assert!([usage.frontends4, usage.rows, usage.slots4, usage.live, usage.services].iter().all(|fill| fill.used == 0));
+    assert_eq!(pair.tables.dump(), "");
+    assert_eq!(pair.tables.names().count(), 0);
+}
+
+#[test]
+fn ids_stay_and_are_used_again_late() {
+    let mut pair = Pair::new(ROOMY);
+    let id = |pair: &Pair, service| pair.tables.id(&name(service)).map(|id| id.0);
+    pair.set("a", Some(&plan(&[A], [1]))).unwrap();
+    pair.set("b", Some(&plan(&[B], [1]))).unwrap();
+    pair.set("a", None).unwrap();
+    pair.wait(599_999);
+    pair.set("c", Some(&plan(&[], [1]))).unwrap();
+    assert_eq!((id(&pair, "b"), id(&pair, "c")), (Some(2), Some(3)));
+    pair.wait(1);
+    pair.set("d", Some(&plan(&[], [1]))).unwrap();
+    assert_eq!(id(&pair, "d"), Some(1));
+    pair.restart(ROOMY);
+    assert_eq!((id(&pair, "b"), id(&pair, "c"), id(&pair, "d")), (Some(2), Some(3), Some(1)));
+}
+
+#[test]
+fn names_survive_a_restart() {
+    let mut pair = Pair::new(ROOMY);
+    let names = [ServicePortName::new("ns", "a", "", Protocol::Udp), ServicePortName::new("ns", "a", "dns", Protocol::Tcp)];
+    for name in &names {
+        let changes = pair.tables.set(name, Some(&plan(&[], [1])), pair.now).unwrap();
+        pair.apply(&changes);
+    }
+    pair.restart(ROOMY);
+    assert!(pair.tables.names().eq(&names));
+}
+
+#[test]
+fn what_cannot_be_loaded_leaves_what_is() {
+    let mut pair = Pair::new(Sizes { services: 3, frontends: 2, live: 4, ..ROOMY });
+    pair.set("web", Some(&plan(&[A], [1, 2]))).unwrap();
+    let what = |result: Result<Vec<Change>, Error>| {
+        let Err(Error::Full { what, max, flag }) = result else { panic!("{result:?}") };
+        (what, max, flag)
+    };
+    assert_eq!(what(pair.set("web", Some(&plan(&[A], 1..6)))), ("backends", 4, "--backends"));
+    assert_eq!(what(pair.set("web", Some(&plan(&[A, B, "10.96.0.3:80"], [1])))), ("IPv4 frontends", 2, "--frontends"));
+    pair.set("other", Some(&plan(&[B], [1]))).unwrap();
+    assert_eq!(what(pair.set("third", Some(&plan(&[], [])))), ("services", 2, "--services"));
+    assert_eq!(pair.backends(A), addrs([1, 2]));
+}
+
+#[test]
+fn a_name_that_does_not_fit_is_refused() {
+    let mut tables = Tables::new(ROOMY);
+    let name = ServicePortName::new(&"n".repeat(63), &"s".repeat(70), &"p".repeat(63), Protocol::Tcp);
+    let error = tables.set(&name, Some(&plan(&[A], [1])), Instant::now()).unwrap_err();
+    assert_eq!(error, Error::Name { name });
+    assert_eq!(tables.dump(), "");
+}
+
+#[test]
+fn a_set_that_no_range_holds_is_refused() {
+    let mut pair = Pair::new(Sizes { backends: 1 << 18, live: 1 << 18, ..ROOMY });
+    let many = |count: u32| (0..count).map(|last| SocketAddr::new(IpAddr::from((0x0a00_0000 + last).to_be_bytes()), 80)).collect();
+    let mut plan = plan(&[A], [1]);
+    pair.set("web", Some(&plan)).unwrap();
+    plan.frontends.insert(frontend(A), cluster_ip(set(many(65_536)), BackendSet::Drop));
+    assert_eq!(pair.set("web", Some(&plan)).unwrap_err(), Error::TooManyBackends { name: name("web"), count: 65_536 });
+    assert_eq!(pair.backends(A), addrs([1]));
+    plan.frontends.insert(frontend(A), cluster_ip(set(many(65_535)), BackendSet::Drop));
+    pair.set("web", Some(&plan)).unwrap();
+    assert_eq!(pair.backends(A).len(), 65_535);
+}
+
+#[test]
+fn traces_that_make_no_sense_are_swept() {
+    let mut pair = Pair::new(ROOMY);
+    pair.set("web", Some(&plan(&[A, B], [1]))).unwrap();
+    let state = pair.tables.dump();
+    pair.kernel.services.insert(ServiceId(9), ServiceRow::new("no slash", Protocol::Tcp).unwrap());
+    pair.kernel.live.insert(70, BackendRef::new(70, 5));
+    let [a, b] = [frontend(A), frontend(B)].map(|addr| pair.kernel.frontends[&addr]);
+    pair.kernel.frontends.insert(frontend("10.96.0.3:80"), b);
+    pair.kernel.frontends.insert(frontend("10.96.0.4:80"), FrontendRef { service: ServiceId(7), ..a });
+    pair.kernel.frontends.insert(frontend("10.96.0.5:80"), FrontendRef { row: RowIndex(5), ..a });
+    pair.restart(ROOMY);
+    assert_eq!(pair.tables.dump(), state);
+    assert_eq!(pair.tables.usage().frontends4.used, 5);
+    let gone = ["10.96.0.3:80", "10.96.0.4:80", "10.96.0.5:80"].map(|addr| Change::RemoveFrontend { addr: frontend(addr) });
+    let changes = pair.tables.sweep(pair.now);
+    assert_eq!(changes[..3], gone);
+    assert_eq!(changes[3..], [Change::Live { index: 70, reference: BackendRef::NONE }, Change::Service { id: ServiceId(9), row: None }]);
+    assert_eq!(pair.tables.usage().frontends4.used, 2);
+}
+
+#[test]
+fn a_dump_says_all_that_is_loaded() {
+    let mut pair = Pair::new(ROOMY);
+    let mut plan = plan(&[A], [1, 2]);
+    plan.live.extend(addrs([3]));
+    let external = FrontendPlan {
+        kind: FrontendKind::NodePort,
+        affinity: Some(Duration::from_mins(1)),
+        ..cluster_ip(set(addrs([1, 2])), BackendSet::Drop)
+    };
+    plan.frontends.insert(frontend(B), external);
+    pair.set("web", Some(&plan)).unwrap();
+    let expected = "\
+default/web:http/TCP is 1
+  ClusterIP 10.96.0.1:80/TCP in row 0
+    internal: 10.1.0.1:8080 10.1.0.2:8080, slots 0..2, generation 0
+    external: 10.1.0.1:8080 10.1.0.2:8080, slots 0..2, generation 0
+  NodePort 10.96.0.2:80/TCP in row 1
+    internal: 10.1.0.1:8080 10.1.0.2:8080, slots 0..2, generation 0
+    external: drop, generation 0
+    affinity: 60 s
+  10.1.0.1:8080 lives at 0 since generation 1
+  10.1.0.2:8080 lives at 1 since generation 1
+  10.1.0.3:8080 lives at 2 since generation 1
+";
+    assert_eq!(pair.tables.dump(), expected);
+}

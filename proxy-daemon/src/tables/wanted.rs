@@ -1,0 +1,58 @@
+//! What of a plan needs slots and lives.
+
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
+
+use proxy_common::SlotRange;
+
+use super::Error;
+use crate::{
+    model::{IpFamily, ServicePortName},
+    plan::{BackendSet, ServicePlan},
+};
+
+/// The sets and backends of a plan.
+pub(super) struct Wanted {
+    /// The sets that frontends use, each once.
+    pub(super) sets: Vec<Arc<[SocketAddr]>>,
+    /// The backends that live but that no frontend uses. They are kept in slots that no row names: there a restarted daemon finds
+    /// which backend a reference stands for.
+    pub(super) parked: Vec<Arc<[SocketAddr]>>,
+    /// Every backend that is to live, sorted.
+    pub(super) backends: Vec<SocketAddr>,
+}
+
+impl Wanted {
+    pub(super) fn new(name: &ServicePortName, plan: &ServicePlan) -> Result<Self, Error> {
+        let sets = distinct_sets(plan);
+        if let Some(set) = sets.iter().find(|set| set.len() > SlotRange::MAX_COUNT as usize) {
+            return Err(Error::TooManyBackends { name: name.clone(), count: set.len() });
+        }
+        let in_sets: BTreeSet<SocketAddr> = sets.iter().flat_map(|set| set.iter().copied()).collect();
+        let mut parked = Vec::new();
+        for family in IpFamily::ALL {
+            let unused = plan.live.iter().copied().filter(|addr| IpFamily::of(addr.ip()) == family && !in_sets.contains(addr));
+            parked.extend(parked_sets(&unused.collect::<Vec<_>>()));
+        }
+        let mut backends: Vec<SocketAddr> = in_sets.into_iter().collect();
+        backends.extend(parked.iter().flat_map(|set| set.iter().copied()));
+        backends.sort();
+        Ok(Self { sets, parked, backends })
+    }
+}
+
+/// Backends of one family that no frontend uses, in pieces that fit into ranges.
+pub(super) fn parked_sets(backends: &[SocketAddr]) -> impl Iterator<Item = Arc<[SocketAddr]>> {
+    backends.chunks(SlotRange::MAX_COUNT as usize).map(Arc::from)
+}
+
+fn distinct_sets(plan: &ServicePlan) -> Vec<Arc<[SocketAddr]>> {
+    let mut sets: Vec<Arc<[SocketAddr]>> = Vec::new();
+    for set in plan.frontends.values().flat_map(|frontend| [&frontend.internal, &frontend.external]) {
+        if let BackendSet::Backends(backends) = set
+            && !sets.contains(backends)
+        {
+            sets.push(Arc::clone(backends));
+        }
+    }
+    sets
+}
