@@ -50,6 +50,14 @@ pub async fn run(config: Config) -> Result<()> {
     if config.bpf_log {
         attacher.datapath_mut().print_log()?;
     }
+    let mut devices = network.devices;
+    // Before anything else: that the state is complete must mean that packets meet it.
+    while let Some(event) = devices.recv().await {
+        serve_device(&mut attacher, &event);
+        if matches!(event, DeviceEvent::Listed) {
+            break;
+        }
+    }
     let control = Control {
         addresses: network.addresses,
         node_ips,
@@ -60,7 +68,7 @@ pub async fn run(config: Config) -> Result<()> {
     tracing::info!(bpffs = %config.bpffs.display(), "started");
     tokio::select! {
         result = control.run() => result,
-        result = attach_devices(attacher, network.devices) => result,
+        result = attach_devices(attacher, devices) => result,
         result = shutdown() => result,
     }
 }
@@ -202,17 +210,22 @@ impl Control {
 /// The task that owns the programs on the devices.
 async fn attach_devices(mut attacher: Attacher, mut events: mpsc::UnboundedReceiver<DeviceEvent>) -> Result<()> {
     while let Some(event) = events.recv().await {
-        let result = match &event {
-            DeviceEvent::Attach(device) => attacher.attach(device),
-            DeviceEvent::Changed(_) => Ok(()),
-            DeviceEvent::Detach { device, gone } => attacher.detach(device, *gone),
-            DeviceEvent::Listed => attacher.sweep(),
-        };
-        if let Err(error) = result {
-            tracing::error!(error = format!("{error:#}"), "a device could not be served");
-        }
+        serve_device(&mut attacher, &event);
     }
     anyhow::bail!("the network is not followed any more")
+}
+
+/// Does what an event asks for. A device that cannot be served does not keep others from it.
+fn serve_device(attacher: &mut Attacher, event: &DeviceEvent) {
+    let result = match event {
+        DeviceEvent::Attach(device) => attacher.attach(device),
+        DeviceEvent::Changed(_) => Ok(()),
+        DeviceEvent::Detach { device, gone } => attacher.detach(device, *gone),
+        DeviceEvent::Listed => attacher.sweep(),
+    };
+    if let Err(error) = result {
+        tracing::error!(error = format!("{error:#}"), "a device could not be served");
+    }
 }
 
 /// Walks the flow tables now and then, on a thread of its own: a walk through full tables takes a while.

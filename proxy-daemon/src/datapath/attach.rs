@@ -13,7 +13,7 @@ use aya::{
         links::{FdLink, PinnedLink},
         tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
     },
-    sys::SyscallError,
+    sys::{NetlinkError, SyscallError},
 };
 
 use super::load::Datapath;
@@ -199,7 +199,7 @@ pub(super) fn remove_filter(iface: &str, direction: Direction) -> Result<()> {
         return Ok(());
     };
     match link.detach() {
-        Err(ProgramError::TcError(error)) if is_missing(&error) => Ok(()),
+        Err(ProgramError::NetlinkError(error)) if is_missing(&error) => Ok(()),
         result => result.with_context(|| format!("removing the tc {direction} filter of {iface}")),
     }
 }
@@ -239,6 +239,7 @@ fn already_exists(error: &TcError) -> bool {
     matches!(error, TcError::AlreadyAttached) || tc_errno(error) == Some(libc::EEXIST)
 }
 
-fn is_missing(error: &TcError) -> bool {
-    matches!(tc_errno(error), Some(libc::ENOENT | libc::EINVAL | libc::ENODEV))
+/// No such filter, or no qdisc that could have one.
+fn is_missing(error: &NetlinkError) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL | libc::ENODEV))
 }
