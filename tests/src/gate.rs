@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use crate::scratch;
+use crate::{control_plane, scratch};
 
 /// Something a test cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub enum Need {
     Btf,
     /// A mounted cgroup v2 hierarchy.
     CgroupV2,
+    /// The programs of a real control plane.
+    ControlPlane,
     /// At least this kernel.
     Kernel(u32, u32),
 }
@@ -61,6 +63,7 @@ impl Need {
             }
             Self::Btf => Path::new("/sys/kernel/btf/vmlinux").exists(),
             Self::CgroupV2 => scratch::cgroup_root().is_ok(),
+            Self::ControlPlane => control_plane::is_available(),
             Self::Kernel(major, minor) => kernel() >= (major, minor),
         }
     }
@@ -73,6 +76,7 @@ impl fmt::Display for Need {
             Self::Tool(tool) => write!(f, "the program `{tool}`"),
             Self::Btf => f.write_str("a kernel with BTF (/sys/kernel/btf/vmlinux)"),
             Self::CgroupV2 => f.write_str("a mounted cgroup v2 hierarchy"),
+            Self::ControlPlane => f.write_str("a control plane (`cargo xtask setup`, or a folder named by KUBEBUILDER_ASSETS)"),
             Self::Kernel(major, minor) => write!(f, "Linux {major}.{minor} or newer"),
         }
     }

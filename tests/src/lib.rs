@@ -10,6 +10,7 @@
 pub mod addr;
 mod cases;
 mod cni;
+pub mod control_plane;
 pub mod daemon;
 pub mod gate;
 mod host;
@@ -33,6 +34,7 @@ pub use self::{
     addr::{Addrs, Family},
     cases::Cases,
     cni::Cni,
+    control_plane::ControlPlane,
     daemon::Daemon,
     host::Host,
     manifests::Manifests,

@@ -125,6 +125,15 @@ impl Testbed {
         self.files.path()
     }
 
+    /// Adds a host to the nodes' segment that is no node.
+    pub(crate) fn host(&self, name: &str, addrs: Addrs) -> Result<Netns> {
+        let netns = Netns::create(&self.nodes[0].bed().part(name))?;
+        self.underlay.attach(name, &netns, addrs)?;
+        let Addrs { v4, v6 } = addr::router();
+        netns.ip(&format!("route add default via {v4}\nroute add default via {v6}\n"))?;
+        Ok(netns)
+    }
+
     /// Lets the router send a network's traffic to a node.
     pub fn route(&self, network: &str, to: &Node) -> Result<()> {
         self.underlay.route(network, to.addrs())
