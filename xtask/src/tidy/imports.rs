@@ -22,7 +22,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("kube", &["source/kube"]),
     ("k8s_openapi", &["source/", "model/convert"]),
     ("rtnetlink", &["net/"]),
-    ("aya", &["maps/", "datapath/"]),
+    // The command line's raw views show what the kernel says of maps and programs, and change nothing.
+    ("aya", &["maps/", "datapath/", "cli/attachments", "cli/dump"]),
     ("aya_log", &["datapath/"]),
 ];
 
