@@ -1,0 +1,271 @@
+//! A node without devices: the real programs and maps, filled as in production, run on single frames with `BPF_PROG_TEST_RUN`.
+//!
+//! Each [`TestNode`] has programs, maps and pins of its own, so that tests run in parallel. Packets of a test run have no checksum state
+//! (`CHECKSUM_NONE`), and a redirect is only said and not done.
+
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use aya::{
+    maps::{HashMap, Map, MapData},
+    programs::{TestRun as _, TestRunOptions},
+};
+use bytemuck::{Pod, Zeroable as _};
+use proxy_common::{Address as _, Family, Flow, FlowKey, Port, ServiceCounters, SnatSource, V4, V6, maps as names, reason::Reason};
+use proxy_daemon::{
+    config::Sizes,
+    datapath::{self, Datapath},
+    maps::{Direction, FlowTable, KernelMaps, Maps as _, Pins, Row},
+    model::ServicePortName,
+    net::Role,
+    tables::{self, Tables},
+};
+
+use crate::{
+    gate::Need,
+    name::BedName,
+    scratch::{Kind, Scratch},
+    tracer::{Hook, Plans},
+};
+
+/// What running programs takes.
+pub const NEEDS: &[Need] = &[Need::Root, Need::Btf];
+
+/// Source ports that stand in for a pod's own.
+pub const SNAT_PORTS: std::ops::RangeInclusive<u16> = 1024..=29_999;
+
+/// Between two changes so much time passes that everything has rested.
+const A_WHILE: Duration = Duration::from_mins(2);
+
+const SIZES: Sizes = Sizes { frontends: 256, backends: 1024, flows: 4096, services: 64 };
+
+/// What a program says of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Other programs on the device see the packet next (`TCX_NEXT`, `TC_ACT_UNSPEC`).
+    Next,
+    /// The packet is dropped (`TC_ACT_SHOT`).
+    Shot,
+    /// The packet goes out of a device (`TC_ACT_REDIRECT`).
+    Redirect,
+}
+
+/// What a program has done to a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    pub verdict: Verdict,
+    /// The packet afterwards.
+    pub frame: Vec<u8>,
+}
+
+/// What a family's maps are called here, and which of the node's tables is its own.
+pub trait OfFamily: Family<Addr: proxy_common::Address> {
+    const FLOWS: &'static str;
+    fn flows(maps: &KernelMaps) -> &FlowTable<Self>;
+    fn flows_mut(maps: &mut KernelMaps) -> &mut FlowTable<Self>;
+}
+
+/// Programs and maps of a node of its own.
+pub struct TestNode {
+    // Fields are dropped in this order: the folder of the pins goes last.
+    datapath: Datapath,
+    maps: KernelMaps,
+    tables: Tables,
+    now: Instant,
+    counted: Vec<(Reason, u64)>,
+    pins: Pins,
+    _folder: Scratch,
+}
+
+// === impl TestNode ===
+
+impl TestNode {
+    /// Loads everything. The addresses, at most one of a family, stand in for pods that reach themselves.
+    pub fn new(masquerade: &[IpAddr]) -> Result<Self> {
+        let folder = Scratch::create(Kind::Pins, &BedName::next(), "packet")?;
+        let pins = Pins::new(folder.path().to_owned());
+        datapath::prepare(&pins)?;
+        let datapath = datapath::load(&pins, datapath::Options { sizes: SIZES, bpf_log: false })?;
+        let mut maps = KernelMaps::open(&pins)?;
+        maps.set_snat(snat_source::<V4>(masquerade), snat_source::<V6>(masquerade))?;
+        let now = Instant::now();
+        let tables = Tables::restore(table_sizes(), &maps.snapshot()?, now);
+        let counted = maps.reasons()?;
+        Ok(Self { datapath, maps, tables, now, counted, pins, _folder: folder })
+    }
+
+    /// Brings the maps to these plans, by the same steps as the daemon's.
+    pub fn apply(&mut self, plans: &Plans) -> Result<()> {
+        self.now += A_WHILE;
+        let gone: Vec<ServicePortName> = self.tables.names().filter(|name| !plans.contains_key(name)).cloned().collect();
+        let gone = gone.iter().map(|name| (name, None));
+        for (name, plan) in gone.chain(plans.iter().map(|(name, plan)| (name, Some(plan)))) {
+            for change in self.tables.set(name, plan, self.now)? {
+                self.maps.apply(&change)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the program of a hook on a frame with an Ethernet header.
+    pub fn run(&mut self, hook: Hook, frame: &[u8]) -> Result<Ran> {
+        self.run_program(program(hook), frame)
+    }
+
+    /// Runs the program that a hook of a device without Ethernet headers has, on a packet that starts with its network header.
+    ///
+    /// The kernel's test run takes the protocol of every packet from its bytes 12 and 13: they must be the ethertype all the same.
+    pub fn run_without_ethernet(&mut self, direction: Direction, packet: &[u8]) -> Result<Ran> {
+        self.run_program(
+            match direction {
+                Direction::Ingress => "uplink_l3_ingress",
+                Direction::Egress => "uplink_l3_egress",
+            },
+            packet,
+        )
+    }
+
+    fn run_program(&mut self, name: &str, frame: &[u8]) -> Result<Ran> {
+        // Answers may be longer than what they answer.
+        let mut out = vec![0; frame.len() + 256];
+        let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
+        let result = self.datapath.program(name)?.test_run(options).with_context(|| format!("test run of {name}"))?;
+        out.truncate(result.data_size_out as usize);
+        Ok(Ran { verdict: Verdict::of(result.return_value)?, frame: out })
+    }
+
+    /// What was counted since the last call, and how often.
+    pub fn take_counted(&mut self) -> Result<Vec<(Reason, u64)>> {
+        let now = self.maps.reasons()?;
+        let before = std::mem::replace(&mut self.counted, now);
+        let differences = self.counted.iter().zip(before).map(|((reason, now), (_, before))| (*reason, now - before));
+        Ok(differences.filter(|(_, n)| *n > 0).collect())
+    }
+
+    /// What was counted for a service port since its rows were made.
+    pub fn service_counters(&self, name: &ServicePortName) -> Result<ServiceCounters> {
+        let id = self.tables.id(name).with_context(|| format!("{name} has no rows"))?;
+        Ok(self.maps.service_counters(id)?)
+    }
+
+    /// Every flow entry of a family, in order.
+    pub fn flows<F: OfFamily>(&self) -> Vec<(FlowKey<F>, Flow<F>)>
+    where
+        FlowKey<F>: Pod,
+        Flow<F>: Pod,
+    {
+        let mut entries: Vec<_> = F::flows(&self.maps).entries().collect();
+        entries.sort_by_key(|(key, _)| *key);
+        entries
+    }
+
+    /// Removes one flow entry.
+    pub fn remove_flow<F: OfFamily>(&mut self, key: &FlowKey<F>) -> Result<()>
+    where
+        FlowKey<F>: Pod,
+        Flow<F>: Pod,
+    {
+        Ok(F::flows_mut(&mut self.maps).remove(key)?)
+    }
+
+    /// Removes every flow entry.
+    pub fn forget_flows(&mut self) -> Result<()> {
+        for (key, _) in self.flows::<V4>() {
+            self.remove_flow(&key)?;
+        }
+        for (key, _) in self.flows::<V6>() {
+            self.remove_flow(&key)?;
+        }
+        Ok(())
+    }
+
+    /// Makes every flow entry of a family older by so many seconds.
+    pub fn age_flows<F: OfFamily>(&mut self, secs: u32) -> Result<()>
+    where
+        FlowKey<F>: Pod,
+        Flow<F>: Pod,
+    {
+        let path = self.pins.maps().join(F::FLOWS);
+        let mut map: HashMap<_, Row<FlowKey<F>>, Row<Flow<F>>> = Map::from_map_data(MapData::from_pin(path)?)?.try_into()?;
+        let jiffies = secs * self.maps.node()?.hz;
+        for (key, flow) in self.flows::<F>() {
+            let last_used = flow.last_used.wrapping_sub(jiffies);
+            map.insert(Row(key), Row(Flow { last_used, ..flow }), 0)?;
+        }
+        Ok(())
+    }
+
+    /// All that the daemon has written and no program may change.
+    pub fn control_rows(&self) -> Result<(tables::Snapshot, proxy_common::NodeRow)> {
+        Ok((self.maps.snapshot()?, self.maps.node()?))
+    }
+}
+
+/// The program of a hook of a device with Ethernet headers.
+fn program(hook: Hook) -> &'static str {
+    match (hook.role, hook.direction) {
+        (Role::Workload, Direction::Ingress) => "workload_ingress",
+        (Role::Workload, Direction::Egress) => "workload_egress",
+        (Role::Uplink, Direction::Ingress) => "uplink_ingress",
+        (Role::Uplink, Direction::Egress) => "uplink_egress",
+    }
+}
+
+fn table_sizes() -> tables::Sizes {
+    let Sizes { frontends, backends, services, .. } = SIZES;
+    tables::Sizes { frontends, rows: frontends * 2, backends, live: backends, services }
+}
+
+fn snat_source<F: Family>(addrs: &[IpAddr]) -> SnatSource<F> {
+    let addr = addrs.iter().find_map(|addr| F::Addr::from_ip(*addr));
+    let port = |port| Port::from_host(if addr.is_some() { port } else { 0 });
+    SnatSource {
+        addr: addr.unwrap_or_else(F::Addr::zeroed),
+        first_port: port(*SNAT_PORTS.start()),
+        last_port: port(*SNAT_PORTS.end()),
+        pad: F::RowPad::zeroed(),
+    }
+}
+
+// === impl Verdict ===
+
+impl Verdict {
+    /// Reads a program's return value.
+    fn of(value: u32) -> Result<Self> {
+        match value.cast_signed() {
+            -1 => Ok(Self::Next),
+            2 => Ok(Self::Shot),
+            7 => Ok(Self::Redirect),
+            other => anyhow::bail!("a program returned {other}, which none of ours does"),
+        }
+    }
+}
+
+// === impl OfFamily ===
+
+impl OfFamily for V4 {
+    const FLOWS: &'static str = names::FLOWS_V4;
+
+    fn flows(maps: &KernelMaps) -> &FlowTable<Self> {
+        &maps.flows4
+    }
+
+    fn flows_mut(maps: &mut KernelMaps) -> &mut FlowTable<Self> {
+        &mut maps.flows4
+    }
+}
+
+impl OfFamily for V6 {
+    const FLOWS: &'static str = names::FLOWS_V6;
+
+    fn flows(maps: &KernelMaps) -> &FlowTable<Self> {
+        &maps.flows6
+    }
+
+    fn flows_mut(maps: &mut KernelMaps) -> &mut FlowTable<Self> {
+        &mut maps.flows6
+    }
+}

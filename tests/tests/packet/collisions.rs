@@ -1,0 +1,154 @@
+//! Flows of one client that meet at one backend: their answers must not be taken for each other's.
+
+use std::net::SocketAddr;
+
+use proxy_common::reason::Reason;
+use shunt_tests::{Family, gate, packet::Packet, packet::flags, test_run::NEEDS, test_run::TestNode, test_run::Verdict};
+
+use crate::expect::{POD_EGRESS, POD_INGRESS, Setup, data, datagram, entries, forward, pod_at, service_at, syn};
+
+const CLIENT: u8 = 3;
+const BACKEND: u8 = 10;
+
+/// Two Services of one pod.
+fn two_services() -> Setup {
+    let mut setup = Setup::new();
+    setup.serve(1, &[BACKEND]);
+    setup.serve(2, &[BACKEND]);
+    setup
+}
+
+#[test]
+fn the_second_of_two_flows_that_meet_gets_another_port() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = two_services();
+    let openings: [fn(SocketAddr, SocketAddr) -> Packet; 2] = [syn, datagram];
+    for (family, opening) in Family::ALL.into_iter().flat_map(|family| openings.map(|opening| (family, opening))) {
+        let client = pod_at(family, CLIENT, 40_000);
+        let (first, second) = (service_at(family, 1), service_at(family, 2));
+        let backend = setup.backend(&opening(client, first));
+        setup.assert_counted(&[Reason::NewFlow]);
+
+        let moved = setup.translated(POD_INGRESS, &opening(client, second));
+        setup.assert_counted(&[Reason::NewFlow, Reason::PortCollision]);
+        assert_eq!((moved.src.ip(), moved.dst), (client.ip(), backend));
+        assert_ne!(moved.src.port(), client.port());
+        assert!(moved.src.port() >= 1024, "a port that needs no privilege");
+
+        for (to, service) in [(client, first), (moved.src, second)] {
+            let answer = setup.translated(POD_EGRESS, &opening(backend, to));
+            assert_eq!((answer.src, answer.dst), (service, client), "each answer comes from the service that was asked");
+        }
+        assert_eq!(setup.backend(&opening(client, first)), backend);
+        assert_eq!(setup.translated(POD_INGRESS, &opening(client, second)), moved, "and both go on as they began");
+        setup.assert_counted(&[]);
+        setup.node.forget_flows().unwrap();
+    }
+}
+
+#[test]
+fn the_entry_of_a_flow_that_is_closing_is_taken_over() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = two_services();
+    for (family, end) in Family::ALL.into_iter().flat_map(|family| [flags::FIN | flags::ACK, flags::RST].map(|end| (family, end))) {
+        let client = pod_at(family, CLIENT, 40_000);
+        let (first, second) = (service_at(family, 1), service_at(family, 2));
+        let backend = setup.backend(&syn(client, first));
+        setup.translated(POD_EGRESS, &Packet::tcp(backend, client, end));
+        setup.ignore_counted();
+
+        assert_eq!(setup.backend(&syn(client, second)), backend, "with its own port");
+        setup.assert_counted(&[Reason::NewFlow]);
+        assert_eq!(entries(&setup.node).len(), 2, "nothing is left of the old flow");
+        let answer = setup.translated(POD_EGRESS, &data(backend, client));
+        assert_eq!((answer.src, answer.dst), (second, client));
+        setup.node.forget_flows().unwrap();
+    }
+}
+
+/// The same client dials the same service from the same port again before the old flow has expired.
+#[test]
+fn a_new_connection_on_the_same_ports_uses_the_flow_that_is_there() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = two_services();
+    for family in Family::ALL {
+        let (client, service) = (pod_at(family, CLIENT, 40_000), service_at(family, 1));
+        let backend = setup.backend(&syn(client, service));
+        setup.backend(&Packet::tcp(client, service, flags::FIN | flags::ACK));
+        setup.translated(POD_EGRESS, &Packet::tcp(backend, client, flags::FIN | flags::ACK));
+        setup.ignore_counted();
+        assert_eq!(setup.backend(&syn(client, service)), backend);
+        setup.assert_counted(&[]);
+        assert!(!forward(&setup.node, client, service).state.is_closing());
+    }
+}
+
+/// Nine services of one pod: the first flow has the client's port, eight others are tried, and the tenth of ten would need a ninth.
+#[test]
+fn ports_run_out_when_all_that_are_tried_are_taken() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    const SERVICES: u8 = 10;
+    let mut setup = Setup::new();
+    for service in 1..=SERVICES {
+        setup.serve(service, &[BACKEND]);
+    }
+    for family in Family::ALL {
+        let client = pod_at(family, CLIENT, 40_000);
+        for service in 1..SERVICES {
+            setup.translated(POD_INGRESS, &datagram(client, service_at(family, service)));
+        }
+        setup.ignore_counted();
+        let ran = setup.node.run(POD_INGRESS, &datagram(client, service_at(family, SERVICES)).build()).unwrap();
+        assert_eq!(ran.verdict, Verdict::Shot);
+        setup.assert_counted(&[Reason::PortsExhausted]);
+        assert_eq!(entries(&setup.node).len(), 2 * usize::from(SERVICES - 1));
+        setup.node.forget_flows().unwrap();
+    }
+}
+
+#[test]
+fn a_pod_reaches_itself_by_many_flows_at_once() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = two_services();
+    for family in Family::ALL {
+        let mut sources = std::collections::BTreeSet::new();
+        for port in 40_000..40_200 {
+            let client = pod_at(family, BACKEND, port);
+            let ran = setup.node.run(POD_INGRESS, &syn(client, service_at(family, 1)).build()).unwrap();
+            assert_eq!(ran.verdict, Verdict::Redirect);
+            let sent = Packet::decode(&ran.frame).unwrap();
+            assert!(sources.insert(sent.src), "{} stands in for two flows", sent.src);
+            let reply = Packet::tcp(sent.dst, sent.src, flags::SYN | flags::ACK);
+            let back = setup.node.run(POD_INGRESS, &reply.build()).unwrap();
+            let back = Packet::decode(&back.frame).unwrap();
+            assert_eq!((back.src, back.dst), (service_at(family, 1), client));
+        }
+    }
+}
+
+#[test]
+fn a_pod_cannot_reach_itself_where_the_node_has_no_address() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = two_services();
+    setup.node = TestNode::new(&[]).unwrap();
+    setup.node.apply(&setup.cluster.plans()).unwrap();
+    for family in Family::ALL {
+        let packet = syn(pod_at(family, BACKEND, 40_000), service_at(family, 1));
+        let ran = setup.node.run(POD_INGRESS, &packet.build()).unwrap();
+        assert_eq!(ran.verdict, Verdict::Shot);
+        setup.assert_counted(&[Reason::NoSnatSource]);
+        assert_eq!(entries(&setup.node), []);
+    }
+}

@@ -1,0 +1,21 @@
+//! Single frames through the real programs: verdicts, bytes, flow entries and counters. Needs root; nothing is attached to any device.
+
+#[cfg(test)]
+mod expect;
+
+#[cfg(test)]
+mod closing;
+#[cfg(test)]
+mod collisions;
+#[cfg(test)]
+mod garbage;
+#[cfg(test)]
+mod healing;
+#[cfg(test)]
+mod moving;
+#[cfg(test)]
+mod no_ethernet;
+#[cfg(test)]
+mod spread;
+#[cfg(test)]
+mod table;
