@@ -98,11 +98,13 @@ reasons! {
     PortCollision = "port_collision", Note, "two flows of one client meet at one backend: the second was given another source port";
     /// A pod reached itself.
     Hairpin = "hairpin", Note, "a pod reached itself through a service: a packet was sent back to it under the node's address";
+    /// What a refusal must not answer.
+    Unanswered = "unanswered", Drop, "a service without endpoints: a reset, or a packet with IP options, neither of which is answered";
 }
 
 impl Reason {
     /// How many there are.
-    pub const COUNT: u32 = 19;
+    pub const COUNT: u32 = 20;
 
     /// The index in `REASONS`.
     #[inline(always)]

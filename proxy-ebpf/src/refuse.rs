@@ -42,9 +42,9 @@ pub fn refuse<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>) -> Step<Verd
 /// Makes the refusal, and says which it is.
 #[inline(always)]
 fn answer<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>) -> Step<Reason> {
-    // Options before the transport header are not carried over into an answer.
+    // A reset is never answered (RFC 9293 section 3.5.2). Options before the transport header are not carried over into an answer.
     if packet.l4 != ctx.l3() + F::HEADER || packet.flags.rst() {
-        return Err(Stop::Drop(Reason::PolicyDrop));
+        return Err(Stop::Drop(Reason::Unanswered));
     }
     let reason = if packet.protocol == Protocol::Tcp && packet.flags.opens() && reset(ctx, packet)? {
         Reason::RejectReset
@@ -221,7 +221,7 @@ mod tests {
         for ends in [ends4(), ends6()] {
             for ack in [false, true] {
                 let frame = ends.tcp(|tcp| (tcp.rst, tcp.ack) = (true, ack), &[]);
-                assert_eq!(refused_in(ends, &frame), Err(Stop::Drop(Reason::PolicyDrop)));
+                assert_eq!(refused_in(ends, &frame), Err(Stop::Drop(Reason::Unanswered)));
             }
         }
     }

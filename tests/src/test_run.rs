@@ -1,10 +1,13 @@
 //! A node without devices: the real programs and maps, filled as in production, run on single frames with `BPF_PROG_TEST_RUN`.
 //!
 //! Each [`TestNode`] has programs, maps and pins of its own, so that tests run in parallel. Packets of a test run have no checksum state
-//! (`CHECKSUM_NONE`), and a redirect is only said and not done.
+//! (`CHECKSUM_NONE`) unless one is asked for, and a redirect is only said and not done.
+
+mod complete;
 
 use std::{
     net::IpAddr,
+    os::fd::AsFd as _,
     time::{Duration, Instant},
 };
 
@@ -33,6 +36,9 @@ use crate::{
 
 /// What running programs takes.
 pub const NEEDS: &[Need] = &[Need::Root, Need::Btf];
+
+/// What running them on frames with a device's sum takes.
+pub const NEEDS_SUM: &[Need] = &[Need::Root, Need::Btf, Need::Kernel(6, 11)];
 
 /// Source ports that stand in for a pod's own.
 pub const SNAT_PORTS: std::ops::RangeInclusive<u16> = 1024..=29_999;
@@ -135,6 +141,15 @@ impl TestNode {
         let result = self.datapath.program(name)?.test_run(options).with_context(|| format!("test run of {name}"))?;
         out.truncate(result.data_size_out as usize);
         Ok(Ran { verdict: Verdict::of(result.return_value)?, frame: out })
+    }
+
+    /// Runs the program of a hook on a frame as it comes from a device that has computed a sum over it (`CHECKSUM_COMPLETE`), which must be
+    /// right afterwards too.
+    pub fn run_with_sum(&mut self, hook: Hook, frame: &[u8]) -> Result<Verdict> {
+        let name = program(hook);
+        let fd = self.datapath.program(name)?.fd()?.try_clone()?;
+        let value = complete::test_run(fd.as_fd(), frame).with_context(|| format!("test run of {name}"))?;
+        Verdict::of(value)
     }
 
     /// What was counted since the last call, and how often.

@@ -169,7 +169,7 @@ impl Transport {
     fn refuse(self) -> Outcome {
         let bits = |flags| flags & (flags::SYN | flags::ACK | flags::RST);
         match self {
-            Self::Tcp { flags, .. } if flags & flags::RST != 0 => Outcome::Drop(Reason::PolicyDrop),
+            Self::Tcp { flags, .. } if flags & flags::RST != 0 => Outcome::Drop(Reason::Unanswered),
             Self::Tcp { flags, has_data: false } if bits(flags) == flags::SYN => Outcome::Reject(Refusal::Reset),
             Self::Tcp { .. } | Self::Udp => Outcome::Reject(Refusal::Unreachable),
         }

@@ -59,6 +59,13 @@ impl<const L2: bool> TcCtx<L2> {
         let error = unsafe { bpf_l4_csum_replace(self.skb, offset as u32, 0, u64::from(delta.word()), u64::from(flags)) };
         done(error)
     }
+
+    /// Corrects the sum that the device has computed over the packet, if it has (`CHECKSUM_COMPLETE`).
+    #[inline(always)]
+    fn change_sum(&mut self, delta: Delta) {
+        // SAFETY: the context is the kernel's own. An error only says that the packet has no such sum.
+        unsafe { bpf_csum_update(self.skb, delta.word()) };
+    }
 }
 
 #[inline(always)]
@@ -89,6 +96,12 @@ impl<const L2: bool> PacketCtx for TcCtx<L2> {
 
     #[inline(always)]
     fn fix_l4_csum(&mut self, offset: usize, pseudo: Delta, transport: Delta, optional: bool, ipv6: bool) -> Step<()> {
+        if optional && self.read::<u16>(offset)? == 0 {
+            // There is no checksum whose change would make up for the others in a sum that the device has computed. Only the change of
+            // IPv4 addresses is made up for, by the header's checksum.
+            self.change_sum(if ipv6 { pseudo.plus(transport) } else { transport });
+            return Ok(());
+        }
         let optional = if optional { BPF_F_MARK_MANGLED_0 } else { 0 };
         if !transport.is_zero() {
             self.replace_l4(offset, transport, optional)?;
@@ -98,8 +111,7 @@ impl<const L2: bool> PacketCtx for TcCtx<L2> {
             if ipv6 {
                 // For a packet whose sum the device has computed (CHECKSUM_COMPLETE) the helper corrects that sum as if an IPv4 header
                 // checksum had been corrected too. IPv6 has none: the addresses' change and the checksum's cancel out, so take it back.
-                // SAFETY: the context is the kernel's own. An error only says that the packet is not of that kind.
-                unsafe { bpf_csum_update(self.skb, pseudo.word()) };
+                self.change_sum(pseudo);
             }
         }
         Ok(())

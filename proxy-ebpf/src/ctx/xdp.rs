@@ -88,3 +88,98 @@ impl PacketCtx for XdpCtx {
         Err(Stop::Drop(Reason::RewriteFailed))
     }
 }
+
+/// A frame of XDP is named by 32-bit numbers, so it has to lie low in memory; only this architecture offers that.
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
+mod tests {
+    use core::num::NonZeroUsize;
+    use std::ptr::NonNull;
+
+    use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+    use proxy_common::{Protocol, V4, V6};
+
+    use super::*;
+    use crate::{
+        ctx::BufCtx,
+        ip::Ip,
+        parse::parse,
+        testing::{Ends, ends4, ends6},
+        translate::translate,
+        verdict::Verdict,
+    };
+
+    const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+    /// A frame low in memory.
+    struct Frame {
+        memory: NonNull<core::ffi::c_void>,
+        len: usize,
+    }
+
+    impl Frame {
+        fn new(bytes: &[u8]) -> Self {
+            let (protection, flags) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE | MapFlags::MAP_32BIT);
+            // SAFETY: a new mapping, at an address of the kernel's choice.
+            let memory = unsafe { mmap_anonymous(None, PAGE, protection, flags) }.unwrap();
+            assert!(bytes.len() <= PAGE.get());
+            // SAFETY: the mapping is as large as a page, and nobody else knows of it.
+            unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), memory.as_ptr().cast(), bytes.len()) };
+            Self { memory, len: bytes.len() }
+        }
+
+        fn context(&self) -> xdp_md {
+            let data = self.memory.as_ptr() as usize;
+            xdp_md {
+                data: data as u32,
+                data_end: (data + self.len) as u32,
+                data_meta: 0,
+                ingress_ifindex: 0,
+                rx_queue_index: 0,
+                egress_ifindex: 0,
+            }
+        }
+
+        fn bytes(&self) -> Vec<u8> {
+            // SAFETY: so many bytes were written there, and no reference to them is left.
+            unsafe { core::slice::from_raw_parts(self.memory.as_ptr().cast::<u8>(), self.len) }.to_vec()
+        }
+    }
+
+    impl Drop for Frame {
+        fn drop(&mut self) {
+            // SAFETY: the mapping that `new` made.
+            unsafe { munmap(self.memory, PAGE.get()) }.unwrap();
+        }
+    }
+
+    fn ran<F: Ip, C: PacketCtx>(ctx: &mut C, to: Ends) -> Step<Verdict> {
+        let packet = parse::<F, _>(ctx)?;
+        translate(ctx, &packet, &to.tuple())
+    }
+
+    /// Whatever the length, a frame fares as the same bytes in a buffer do.
+    fn check<F: Ip>(frame: &[u8], to: Ends) {
+        for len in 0..=frame.len() {
+            let mut buf = BufCtx::<2048>::new(&frame[..len]);
+            let low = Frame::new(&frame[..len]);
+            let mut md = low.context();
+            // SAFETY: the bounds are those of the frame, which outlives the context.
+            let mut xdp = unsafe { XdpCtx::new(&raw mut md) };
+            assert_eq!(ran::<F, _>(&mut xdp, to), ran::<F, _>(&mut buf, to), "{len} bytes");
+            assert_eq!(low.bytes(), buf.frame());
+        }
+    }
+
+    #[test]
+    fn a_frame_fares_as_a_buffer_does() {
+        let there = [Ends::new("10.244.1.5:40000", "10.244.2.7:8080"), Ends::new("[fd00:244::5]:40000", "[fd00:244::7]:8080")];
+        let itself = [Ends::new("172.30.0.11:2000", "10.244.1.5:8080"), Ends::new("[fd30::11]:2000", "[fd00:244::5]:8080")];
+        for [to4, to6] in [there, itself] {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                check::<V4>(&ends4().frame(protocol, b"payload"), to4);
+                check::<V6>(&ends6().frame(protocol, b"payload"), to6);
+            }
+        }
+    }
+}

@@ -5,11 +5,11 @@ use proxy_common::{Protocol, reason::Reason};
 use super::{
     ELSEWHERE, EMPTY, EXTERNAL_LOCAL_ELSEWHERE, HOST_NETWORK, INTERNAL_LOCAL_ELSEWHERE, LOCAL, POD_INGRESS, PORT, Row, Rows, SELF, TARGET,
     WEB, back_to, dropped, elsewhere, families_and_protocols, frontends, here, itself, no_service, node_port, opening, pod, refused, to,
-    unreachable,
+    unanswered, unreachable,
 };
 use crate::{
     addr::{self, Family},
-    packet::{Packet, flags},
+    packet::{L4, Packet, flags},
 };
 
 const CLIENT_PORT: u16 = 40_000;
@@ -22,6 +22,7 @@ pub(super) fn rows() -> Vec<Row> {
         rows.reach_themselves(family, protocol);
         rows.reach_no_service(family, protocol);
     }
+    rows.send_datagrams_without_checksums();
     for family in Family::ALL {
         rows.are_in_mid_stream(family);
         rows.are_late_at_an_empty_service(family);
@@ -61,6 +62,16 @@ impl Rows {
         add("internal policy Local, backends elsewhere", INTERNAL_LOCAL_ELSEWHERE, dropped(), to(&[elsewhere]));
         add("external policy Local, backends elsewhere", EXTERNAL_LOCAL_ELSEWHERE, to(&[elsewhere]), to(&[elsewhere]));
         add("both policies Local", LOCAL, to(&[here]), to(&[here, elsewhere]));
+    }
+
+    /// RFC 768: zero is no checksum, and none is made.
+    fn send_datagrams_without_checksums(&mut self) {
+        let (client, dst) = (pod().at(Family::V4, CLIENT_PORT), addr::cluster_ips(WEB).at(Family::V4, PORT));
+        let packet = Packet { l4: L4::Udp { checksum: false }, ..Packet::udp(client, dst) };
+        let backends = [here(), elsewhere()].map(|backend| backend.at(Family::V4, TARGET));
+        self.add("a pod's datagram without a checksum".to_owned(), POD_INGRESS, &packet, to(&backends));
+        let dst = addr::cluster_ips(EMPTY).at(Family::V4, PORT);
+        self.add("one where nobody serves".to_owned(), POD_INGRESS, &packet.to(dst), unreachable());
     }
 
     fn reach_themselves(&mut self, family: Family, protocol: Protocol) {
@@ -116,6 +127,6 @@ impl Rows {
             self.add(format!("{what} where nobody serves, {family}"), POD_INGRESS, &packet, unreachable());
         }
         let packet = Packet::tcp(client, dst, flags::RST);
-        self.add(format!("a reset where nobody serves, {family}"), POD_INGRESS, &packet, dropped());
+        self.add(format!("a reset where nobody serves, {family}"), POD_INGRESS, &packet, unanswered());
     }
 }

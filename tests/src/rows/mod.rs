@@ -195,6 +195,10 @@ fn dropped() -> (Outcome, &'static [Reason]) {
     (Outcome::Drop(Reason::PolicyDrop), &[Reason::PolicyDrop])
 }
 
+fn unanswered() -> (Outcome, &'static [Reason]) {
+    (Outcome::Drop(Reason::Unanswered), &[Reason::Unanswered])
+}
+
 fn unreachable() -> (Outcome, &'static [Reason]) {
     (Outcome::Reject(Refusal::Unreachable), &[Reason::RejectUnreachable])
 }

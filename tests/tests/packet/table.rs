@@ -8,7 +8,7 @@ use shunt_tests::{
     gate,
     packet::{L4, Packet, flags, verify_checksums},
     rows::{self, Row},
-    test_run::{NEEDS, Ran, SNAT_PORTS, TestNode, Verdict},
+    test_run::{NEEDS, NEEDS_SUM, Ran, SNAT_PORTS, TestNode, Verdict},
     tracer::{Hook, Outcome, Plans, Refusal, Seen, Source, Target, Transport},
 };
 
@@ -29,6 +29,33 @@ fn every_row_through_the_programs() {
         check(&mut node, &plans, &row);
         node.forget_flows().unwrap();
         drop(node.take_counted().unwrap());
+        std::mem::forget(shown);
+    }
+}
+
+/// What goes on into the stack keeps the sum that a device has computed over it. What is sent back has no use for it.
+#[test]
+fn what_goes_on_keeps_the_sum_of_its_device() {
+    if gate::skip(NEEDS_SUM) {
+        return;
+    }
+    let cluster = rows::cluster();
+    let mut node = TestNode::new(cluster.node_ips()).unwrap();
+    node.apply(&cluster.plans()).unwrap();
+    let goes_on = |row: &Row| match &row.expected {
+        Outcome::Pass(_) => true,
+        Outcome::Translate(targets) => targets.iter().all(|target| target.source == Source::Client),
+        Outcome::Drop(_) | Outcome::Reject(_) => false,
+    };
+    for row in rows::all().into_iter().filter(goes_on) {
+        let shown = ShownOnPanic(&row);
+        assert_eq!(node.run_with_sum(row.hook, &row.frame).unwrap(), Verdict::Next);
+        if matches!(row.expected, Outcome::Translate(_)) {
+            let there = node.run(row.hook, &row.frame).unwrap().frame;
+            let answer = Packet::decode(&there).unwrap().reversed().build();
+            assert_eq!(node.run_with_sum(row.hook.opposite(), &answer).unwrap(), Verdict::Next);
+        }
+        node.forget_flows().unwrap();
         std::mem::forget(shown);
     }
 }
