@@ -38,20 +38,22 @@ fn dispatch(args: Args) -> Result<()> {
         Command::Map { command } => cli::map(&pins, &command),
         Command::Prog { command } => cli::prog(&pins, &command),
         Command::Cleanup => cli::cleanup(&pins),
-        Command::Version => print(&cli::version()),
+        Command::Version => {
+            print(&cli::version());
+            Ok(())
+        }
     }
-}
-
-#[expect(clippy::print_stdout, reason = "this is the data that was asked for")]
-fn print(text: &str) -> Result<()> {
-    println!("{text}");
-    Ok(())
 }
 
 fn daemon(bpffs: std::path::PathBuf, args: RunArgs) -> Result<()> {
     let config = Config::new(bpffs, args)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(run::run(config))
+}
+
+#[expect(clippy::print_stdout, reason = "this is the data that was asked for")]
+fn print(text: &str) {
+    println!("{text}");
 }
 
 #[expect(clippy::print_stderr, reason = "this is the message to the user, whatever is logged")]

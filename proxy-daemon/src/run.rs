@@ -219,6 +219,8 @@ async fn attach_devices(mut attacher: Attacher, mut events: mpsc::UnboundedRecei
 fn serve_device(attacher: &mut Attacher, event: &DeviceEvent) {
     let result = match event {
         DeviceEvent::Attach(device) => attacher.attach(device),
+        // Programs are attached by name: a device that was renamed at that moment is still without.
+        DeviceEvent::Changed(device) if !attacher.is_attached(device.ifindex) => attacher.attach(device),
         DeviceEvent::Changed(_) => Ok(()),
         DeviceEvent::Detach { device, gone } => attacher.detach(device, *gone),
         DeviceEvent::Listed => attacher.sweep(),

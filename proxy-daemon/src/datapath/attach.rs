@@ -66,9 +66,9 @@ impl Attacher {
         Self { pins, datapath, way: Way::Tcx, attached: BTreeMap::new() }
     }
 
-    /// The devices with programs.
-    pub fn attached(&self) -> impl Iterator<Item = &Device> {
-        self.attached.values()
+    /// Whether a device has its programs.
+    pub fn is_attached(&self, ifindex: u32) -> bool {
+        self.attached.contains_key(&ifindex)
     }
 
     /// Attaches the programs of a device's role, replies first: what is translated on its way in must be translated back.
