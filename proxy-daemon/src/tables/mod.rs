@@ -93,7 +93,7 @@ pub struct Usage {
 /// Why a service port cannot be brought to its plan. What was loaded of it before stays as it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A map has no room.
+    /// A map has no room. Some of it may only rest: it is worth trying again after a few seconds.
     #[error("no room for more {what}: there is room for {max}, {flag} makes more")]
     Full {
         /// What there is no room for.

@@ -1,12 +1,12 @@
 //! What of a plan needs slots and lives.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use proxy_common::SlotRange;
 
 use super::Error;
 use crate::{
-    model::{IpFamily, ServicePortName},
+    model::ServicePortName,
     plan::{BackendSet, ServicePlan},
 };
 
@@ -27,14 +27,13 @@ impl Wanted {
         if let Some(set) = sets.iter().find(|set| set.len() > SlotRange::MAX_COUNT as usize) {
             return Err(Error::TooManyBackends { name: name.clone(), count: set.len() });
         }
-        let in_sets: BTreeSet<SocketAddr> = sets.iter().flat_map(|set| set.iter().copied()).collect();
-        let mut parked = Vec::new();
-        for family in IpFamily::ALL {
-            let unused = plan.live.iter().copied().filter(|addr| IpFamily::of(addr.ip()) == family && !in_sets.contains(addr));
-            parked.extend(parked_sets(&unused.collect::<Vec<_>>()));
-        }
-        let mut backends: Vec<SocketAddr> = in_sets.into_iter().collect();
-        backends.extend(parked.iter().flat_map(|set| set.iter().copied()));
+        let mut backends: Vec<SocketAddr> = sets.iter().flat_map(|set| set.iter().copied()).collect();
+        backends.sort();
+        backends.dedup();
+        let unused: Vec<SocketAddr> = plan.live.iter().copied().filter(|addr| backends.binary_search(addr).is_err()).collect();
+        let (unused4, unused6): (Vec<_>, Vec<_>) = unused.iter().partition(|addr| addr.is_ipv4());
+        let parked = parked_sets(&unused4).chain(parked_sets(&unused6)).collect();
+        backends.extend(unused);
         backends.sort();
         Ok(Self { sets, parked, backends })
     }

@@ -1,6 +1,6 @@
 //! One test for each rule.
 
-use proxy_common::{FrontendRef, Range, RowFlags, ServiceRow, SlotRange};
+use proxy_common::{FrontendRef, Range, RangeWord, RowFlags, ServiceRow, SlotRange};
 
 use super::{
     kernel::{Kernel, Outcome, assert_mirrors},
@@ -214,6 +214,14 @@ fn a_frontend_is_taken_over_from_its_loser_whichever_comes_first() {
 }
 
 #[test]
+fn a_take_over_needs_no_room() {
+    let mut pair = Pair::new(Sizes { frontends: 1, ..ROOMY });
+    pair.set("old", Some(&plan(&[A], [1]))).unwrap();
+    pair.set("new", Some(&plan(&[A], [2]))).unwrap();
+    assert_eq!(pair.backends(A), addrs([2]));
+}
+
+#[test]
 fn a_removed_service_port_loses_frontends_first_and_its_name_last() {
     let mut pair = Pair::new(ROOMY);
     pair.set("web", Some(&plan(&[A, B], [1, 2]))).unwrap();
@@ -310,6 +318,23 @@ fn traces_that_make_no_sense_are_swept() {
     assert_eq!(changes[..3], gone);
     assert_eq!(changes[3..], [Change::Live { index: 70, reference: BackendRef::NONE }, Change::Service { id: ServiceId(9), row: None }]);
     assert_eq!(pair.tables.usage().frontends4.used, 2);
+}
+
+#[test]
+fn a_set_that_is_found_twice_is_kept_once() {
+    let mut pair = Pair::new(ROOMY);
+    let plan = plan(&[A], [1, 2]);
+    pair.set("web", Some(&plan)).unwrap();
+    for slot in 0..2 {
+        let copy = pair.kernel.slots4[&slot];
+        pair.kernel.slots4.insert(10 + slot, copy);
+    }
+    let twice = RangeWord::new(Range::Slots(SlotRange::new(10, 2).unwrap()), 7);
+    pair.kernel.rows.get_mut(&RowIndex(0)).unwrap().external = twice;
+    pair.restart(ROOMY);
+    let word = RangeWord::new(Range::Slots(SlotRange::new(0, 2).unwrap()), 8);
+    assert_eq!(pair.set("web", Some(&plan)).unwrap(), [Change::Publish { row: RowIndex(0), scope: Scope::External, word }]);
+    assert_eq!(pair.tables.usage().slots4.used, 2);
 }
 
 #[test]
