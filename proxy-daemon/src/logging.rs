@@ -9,6 +9,9 @@ use crate::args::LogArgs;
 /// The Kubernetes client reports every failed request, again and again. What an operator should know of them is said by `source`.
 const QUIET: &str = "kube_client=off,kube_runtime=off,hyper=off,hyper_util=off,tower=off";
 
+/// Programs log only where that was asked for, so then all they have to say is wanted.
+const PROGRAMS: &str = "shunt_bpf=debug";
+
 /// A filter that cannot be parsed.
 #[derive(Debug, thiserror::Error)]
 #[error("--log-level {filter}: neither a level nor MODULE=LEVEL,...")]
@@ -26,10 +29,10 @@ pub fn init(args: &LogArgs) -> Result<(), Error> {
 
 fn filter(args: &LogArgs) -> Result<EnvFilter, Error> {
     let text = match (&args.log_level, args.v) {
-        (Some(filter), _) => format!("{QUIET},{filter}"),
-        (None, 0..4) => format!("info,{QUIET}"),
-        (None, 4..6) => format!("info,{QUIET},proxy_daemon=debug"),
-        (None, 6..) => format!("debug,{QUIET},proxy_daemon=trace"),
+        (Some(filter), _) => format!("{QUIET},{PROGRAMS},{filter}"),
+        (None, 0..4) => format!("info,{QUIET},{PROGRAMS}"),
+        (None, 4..6) => format!("info,{QUIET},{PROGRAMS},proxy_daemon=debug"),
+        (None, 6..) => format!("debug,{QUIET},{PROGRAMS},proxy_daemon=trace"),
     };
     EnvFilter::try_new(&text).map_err(|source| Error { filter: args.log_level.clone().unwrap_or(text), source })
 }

@@ -74,9 +74,9 @@ impl<M: Maps> Reconciler<M> {
         self.refresh_facts();
     }
 
-    /// The facts that plans depend on.
-    pub fn facts(&self) -> &NodeFacts {
-        &self.facts
+    /// The addresses that the Node object has, if there is one.
+    pub fn node_object_ips(&self) -> &[IpAddr] {
+        self.model.node().map_or(&[], |node| &node.node_ips)
     }
 
     /// Whether a complete state of the cluster has been written.

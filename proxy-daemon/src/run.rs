@@ -157,12 +157,15 @@ impl Control {
         }
     }
 
+    /// Tells the network which addresses the Node object has. What stands in for them where there is none comes from the network itself and
+    /// proves nothing about its devices.
     fn tell_node_ips(&self) {
-        let node_ips = &self.reconciler.facts().node_ips;
+        let node_ips = self.reconciler.node_object_ips();
         self.node_ips.send_if_modified(|known| {
             let differs = known != node_ips;
             if differs {
-                known.clone_from(node_ips);
+                known.clear();
+                known.extend_from_slice(node_ips);
             }
             differs
         });

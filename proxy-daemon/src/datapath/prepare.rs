@@ -6,7 +6,10 @@ use aya::util::KernelVersion;
 use nix::{
     errno::Errno,
     mount::{MsFlags, mount},
-    sys::statfs::{BPF_FS_MAGIC, statfs},
+    sys::{
+        resource::{RLIM_INFINITY, Resource, setrlimit},
+        statfs::{BPF_FS_MAGIC, statfs},
+    },
     unistd::Uid,
 };
 
@@ -42,15 +45,23 @@ pub fn prepare(pins: &Pins) -> Result<(), PrepareError> {
     }
     let (major, minor) = OLDEST_KERNEL;
     let kernel = KernelVersion::current().ok();
-    if kernel.is_some_and(|kernel| kernel < KernelVersion::new(major, u16::from(minor).try_into().unwrap_or(minor), 0)) {
+    if kernel.is_some_and(|kernel| kernel < KernelVersion::new(major, minor, 0)) {
         return Err(PrepareError::OldKernel { found: kernel.map(|kernel| format!("{kernel:?}")).unwrap_or_default() });
     }
+    lift_memory_limit();
     may_use_bpf()?;
     provide_bpffs(pins.root())?;
     for dir in [pins.maps(), pins.links(), pins.programs()] {
         std::fs::create_dir_all(&dir).map_err(|source| PrepareError::Create { at: dir, source })?;
     }
     Ok(())
+}
+
+/// Before 5.11 maps count against the limit of locked memory. Where it cannot be lifted it mostly need not be.
+fn lift_memory_limit() {
+    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
+        tracing::debug!(%error, "setrlimit of RLIMIT_MEMLOCK");
+    }
 }
 
 /// Asks the kernel for the smallest map there is.
