@@ -4,18 +4,19 @@
 mod tests {
     use std::time::Duration;
 
-    use anyhow::{Result, ensure};
+    use anyhow::{Context as _, Result, ensure};
     use serde_json::{Value, json};
     use shunt_tests::{
         Addrs, Cases, Cni, Daemon, Family, Host as _, Testbed, addr, gate,
         objects::{Endpoint, Service},
-        traffic::EchoServer,
+        traffic::{EchoServer, Load},
         wait,
     };
 
     const PORT: u16 = 80;
     const TARGET: u16 = 8080;
     const LIMIT: Duration = Duration::from_secs(5);
+    const HUGE_LIMIT: Duration = Duration::from_secs(90);
 
     #[test]
     fn bad_objects_are_warned_of_once_and_disturb_nothing() {
@@ -56,6 +57,56 @@ mod tests {
         }
         cases.run("all is well at last", still_works);
         cases.finish();
+    }
+
+    /// Most of the endpoints do not exist: what counts is that all are served and nothing else suffers.
+    #[test]
+    fn fifty_thousand_endpoints_of_one_service_disturb_nothing() {
+        if gate::skip(gate::DAEMON) {
+            return;
+        }
+        let bed = Testbed::builder().style(Cni::Bridge).nodes(1).build().unwrap();
+        let [a, b] = ["a", "b"].map(|name| bed.node(0).pod(name).unwrap());
+        let _server = EchoServer::start(&b, TARGET).unwrap();
+        let good = service("good", 1).with_endpoints(&[Endpoint::pod(&b)]);
+        bed.manifests().write("good", &good).unwrap();
+        let daemon = Daemon::on(bed.node(0), &bed).start().unwrap();
+        let load = Load::start(&a, &[addr::cluster_ips(1).at(Family::V4, PORT)], 50);
+        bed.manifests().write("huge", &huge()).unwrap();
+        wait::until("50,000 backends", HUGE_LIMIT, || {
+            let services = daemon.show("services")?;
+            let services = services.as_array().context("a list of services")?;
+            let huge = services.iter().find(|it| it["service"] == "default/huge:tcp-80");
+            ensure!(huge.is_some_and(|huge| huge["backends"] == 50_000), "{huge:?}");
+            Ok(())
+        })
+        .unwrap();
+        bed.manifests().remove("huge").unwrap();
+        wait::until("its end", HUGE_LIMIT, || {
+            let services = daemon.show("services")?.to_string();
+            ensure!(!services.contains("default/huge"), "it is still there");
+            Ok(())
+        })
+        .unwrap();
+        load.finish().check(10).unwrap();
+    }
+
+    /// One Service with fifty slices of a thousand endpoints each, as the slice controller cuts them.
+    fn huge() -> Vec<Value> {
+        let service = service("huge", 3);
+        let slice = |high: u8| {
+            let endpoints: Vec<_> = (0..1_000_u16)
+                .map(|n| {
+                    let [c, d] = n.to_be_bytes();
+                    let v4 = format!("10.{}.{c}.{d}", 128 + high);
+                    Endpoint::at(Addrs::new(&v4, "fd00:244:0:99::1"), "n1")
+                })
+                .collect();
+            let [mut slice, _] = service.slices(&endpoints);
+            slice["metadata"]["name"] = json!(format!("huge-{high}"));
+            slice
+        };
+        std::iter::once(service.object()).chain((0..50).map(slice)).collect()
     }
 
     fn service(name: &str, n: u8) -> Service {
