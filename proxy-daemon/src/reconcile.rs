@@ -104,7 +104,7 @@ impl<M: Maps> Reconciler<M> {
     }
 
     /// Applies everything that is pending.
-    pub fn round(&mut self, now: Instant) -> Round {
+    pub fn round(&mut self) -> Round {
         let mut round = Round::default();
         if !self.model.has_synced() {
             return round;
@@ -113,7 +113,7 @@ impl<M: Maps> Reconciler<M> {
             tracing::warn!("{notice}");
         }
         self.pending.append(&mut self.model.take_dirty());
-        if let Err(error) = self.adopt(now) {
+        if let Err(error) = self.adopt(Instant::now()) {
             tracing::warn!(error = &error as &dyn std::error::Error, "reading the maps back failed, to be tried again");
             return Round { retry: true, ..round };
         }
@@ -124,7 +124,8 @@ impl<M: Maps> Reconciler<M> {
             pending.into_iter().chain(refused).partition(|name| self.model.service_port(name).is_some());
         for name in gone.iter().chain(&alive) {
             round.planned += 1;
-            match self.bring(name, now) {
+            // The time of each by itself: what it takes away rests from then on, however long the round is.
+            match self.bring(name, Instant::now()) {
                 Ok(changes) => round.changes += changes,
                 Err(Failure::Tables(error)) => self.note_refusal(name, &error),
                 Err(Failure::Maps(error)) => {

@@ -127,7 +127,12 @@ impl Control {
                     }
                 }
                 Ok(()) = self.addresses.changed() => self.take_addresses()?,
-                _ = sweeps.tick(), if synced => self.sweep(),
+                _ = sweeps.tick(), if synced => {
+                    self.sweep();
+                    if self.reconciler.refused() == 0 {
+                        continue;
+                    }
+                }
                 () = time::sleep_until(retry_at.unwrap_or_else(time::Instant::now)), if retry_at.is_some() => {}
             }
             self.tell_node_ips();
@@ -144,7 +149,7 @@ impl Control {
 
     fn round(&mut self) -> Round {
         let start = Instant::now();
-        let round = self.reconciler.round(start);
+        let round = self.reconciler.round();
         if round.changes > 0 {
             tracing::debug!(planned = round.planned, changes = round.changes, elapsed = ?start.elapsed(), "applied");
         }

@@ -146,7 +146,10 @@ impl KernelMaps {
 
     fn set_service(&mut self, id: ServiceId, row: Option<&ServiceRow>) -> Result<(), Error> {
         let result = match row {
-            Some(row) => self.services.insert(Row(id), Row(*row), 0),
+            Some(row) => {
+                self.reset_service_counters(id)?;
+                self.services.insert(Row(id), Row(*row), 0)
+            }
             None => self.services.remove(&Row(id)),
         };
         result.map_err(|source| Error::Write { map: maps::SERVICES, source })
