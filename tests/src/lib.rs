@@ -12,6 +12,7 @@ mod cases;
 mod cni;
 pub mod control_plane;
 pub mod daemon;
+pub mod demo;
 pub mod gate;
 mod host;
 pub mod leftovers;

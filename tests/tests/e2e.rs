@@ -8,7 +8,7 @@ mod tests {
         io,
         net::{SocketAddr, TcpStream},
         thread,
-        time::{Duration, Instant},
+        time::Duration,
     };
 
     use anyhow::{Result, bail, ensure};
@@ -16,7 +16,7 @@ mod tests {
     use shunt_tests::{
         Cases, Cni, ControlPlane, Daemon, Family, Host, Node, Pod, Testbed, addr, control_plane, gate,
         objects::Service,
-        traffic::{EchoServer, Load, Pinger},
+        traffic::{Connection, EchoServer, Load, Pinger},
         wait,
     };
 
@@ -36,6 +36,7 @@ mod tests {
     const EMPTY: (&str, u8) = ("empty", 14);
     const CHANGING: (&str, u8) = ("changing", 15);
     const PASSING: (&str, u8) = ("passing", 16);
+    const BALANCED: (&str, u8) = ("balanced", 17);
 
     #[test]
     fn pods_become_endpoints() {
@@ -82,8 +83,8 @@ mod tests {
         }
         let (mut scene, mut control_plane) = Scene::build();
         let mut cases = Cases::new();
-        scene.from_pods(&mut cases);
-        scene.from_outside(&mut cases);
+        scene.pods_reach_backends(&mut cases);
+        scene.the_client_reaches_backends(&mut cases);
         scene.without_endpoints(&mut cases);
         cases.run("the API server at its ClusterIP", || scene.api_server_as_a_service());
         cases.run("an endpoint change is in effect at once", || scene.endpoints_change(&control_plane));
@@ -115,6 +116,11 @@ mod tests {
         Service::named(name).cluster_ips(addr::cluster_ips(n)).node_port(PORT, TARGET, NODE_PORT)
     }
 
+    fn balanced((name, n): (&str, u8), node_port: u16) -> Service {
+        let service = Service::named(name).cluster_ips(addr::cluster_ips(n)).node_port(PORT, TARGET, node_port);
+        service.external_ips(addr::external_ips(n)).load_balancer_ips(addr::load_balancer_ips(n))
+    }
+
     fn cluster_ip((_, n): (&str, u8), family: Family) -> SocketAddr {
         addr::cluster_ips(n).at(family, PORT)
     }
@@ -131,11 +137,11 @@ mod tests {
                 control_plane.publish(&service).unwrap();
             }
             control_plane.publish(&open(OPEN)).unwrap();
-            let empty = Service::named(EMPTY.0).cluster_ips(addr::cluster_ips(EMPTY.1)).node_port(PORT, TARGET, NODE_PORT + 1);
-            control_plane.publish(&empty).unwrap();
+            control_plane.publish(&balanced(EMPTY, NODE_PORT + 1)).unwrap();
+            control_plane.publish(&balanced(BALANCED, NODE_PORT + 2)).unwrap();
             control_plane.run_pod(&a, &[ITSELF.0]).unwrap();
             control_plane.run_pod(&c, &[REMOTE.0, CHANGING.0]).unwrap();
-            control_plane.run_pod(&b, &[LOCAL.0, OPEN.0, CHANGING.0, PASSING.0]).unwrap();
+            control_plane.run_pod(&b, &[LOCAL.0, OPEN.0, BALANCED.0, CHANGING.0, PASSING.0]).unwrap();
             watch.wait_for(LIMIT, |ready| ready == [b.addrs().v6]).unwrap();
             let daemons = [n1, n2].map(|node| Daemon::on(&node, &bed).kubeconfig(control_plane.kubeconfig()).start().unwrap());
             (Self { daemons, a, b, c, _servers: servers, bed }, control_plane)
@@ -145,7 +151,7 @@ mod tests {
             self.bed.node(0)
         }
 
-        fn from_pods(&self, cases: &mut Cases) {
+        fn pods_reach_backends(&self, cases: &mut Cases) {
             for (service, server) in [(LOCAL, &self.b), (REMOTE, &self.c), (ITSELF, &self.a)] {
                 for family in Family::ALL {
                     let to = cluster_ip(service, family);
@@ -155,11 +161,17 @@ mod tests {
             }
         }
 
-        fn from_outside(&self, cases: &mut Cases) {
+        fn the_client_reaches_backends(&self, cases: &mut Cases) {
             let client = self.bed.client();
             for family in Family::ALL {
-                let to = self.n1().addrs().at(family, NODE_PORT);
-                reach(cases, "NodePort", client, to, "b", |seen| seen.ip() == client.addrs().of(family));
+                let to = [
+                    ("NodePort", self.n1().addrs().at(family, NODE_PORT)),
+                    ("external IP", addr::external_ips(BALANCED.1).at(family, PORT)),
+                    ("LB IP", addr::load_balancer_ips(BALANCED.1).at(family, PORT)),
+                ];
+                for (kind, to) in to {
+                    reach(cases, kind, client, to, "b", |seen| seen.ip() == client.addrs().of(family));
+                }
             }
         }
 
@@ -191,7 +203,7 @@ mod tests {
                 control_plane.set_ready(joining, true)?;
                 let to = cluster_ip(CHANGING, Family::V4);
                 let used = thread::scope(|scope| {
-                    let used = scope.spawn(|| self.a.netns().run(|| first_use(to, joining.name())));
+                    let used = scope.spawn(|| self.a.netns().run(|| Connection::first_to(to, joining.name(), LIMIT)));
                     let changed = watch.wait_for(LIMIT, |ready| ready.contains(&joining.addrs().v4.into()));
                     Ok::<_, anyhow::Error>(used.join().expect("no panic")?.saturating_duration_since(changed?))
                 })?;
@@ -298,17 +310,6 @@ mod tests {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
             other => bail!("not refused but {other:?}"),
         }
-    }
-
-    /// Connects until a server of this name answers, and says when.
-    fn first_use(to: SocketAddr, server: &str) -> Result<Instant> {
-        use shunt_tests::traffic::Connection;
-        wait::until("a first connection", LIMIT, || {
-            (0..10)
-                .map(|_| Connection::open(to))
-                .find_map(|it| it.is_ok_and(|it| it.server == server).then(Instant::now))
-                .ok_or_else(|| anyhow::anyhow!("other servers only"))
-        })
     }
 
     fn proxy_name(value: Value) -> Value {

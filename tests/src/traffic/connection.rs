@@ -5,10 +5,11 @@ use std::{
     mem,
     net::{SocketAddr, TcpStream},
     os::fd::AsRawFd as _,
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::{PATIENCE, parse_greeting};
 
@@ -41,6 +42,19 @@ impl Connection {
         let (local, took) = (stream.local_addr()?, start.elapsed());
         let retransmits = retransmits(&stream)?;
         Ok(Self { server, seen, local, took, retransmits, stream, pings: 0 })
+    }
+
+    /// Connects again and again until a server of this name answers, and says when it did.
+    pub fn first_to(to: SocketAddr, server: &str, limit: Duration) -> Result<Instant> {
+        const PAUSE: Duration = Duration::from_millis(1);
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            if Self::open(to)?.server == server {
+                return Ok(Instant::now());
+            }
+            thread::sleep(PAUSE);
+        }
+        bail!("{server} did not answer at {to} within {limit:?}")
     }
 
     /// Fails unless the server gave this name.
