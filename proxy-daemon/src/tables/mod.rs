@@ -17,7 +17,7 @@ mod restore;
 mod service;
 mod slots;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod update;
 mod wanted;
 

@@ -9,7 +9,7 @@ use crate::tables::pools::READERS_REST;
 
 /// The maps, and when a program may last have begun to read what has been taken away.
 #[derive(Clone, Default)]
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     pub(super) services: BTreeMap<ServiceId, ServiceRow>,
     pub(super) frontends: BTreeMap<FrontendAddr, FrontendRef>,
     pub(super) rows: BTreeMap<RowIndex, FrontendRow>,
@@ -22,7 +22,7 @@ pub(super) struct Kernel {
 
 /// What a client meets at a frontend.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     NoService,
     Reject,
     Drop,
@@ -32,7 +32,7 @@ pub(super) enum Outcome {
 pub(super) const SCOPES: [Scope; 2] = [Scope::Internal, Scope::External];
 
 impl Kernel {
-    pub(super) fn apply(&mut self, change: &Change, now: Instant) {
+    pub(crate) fn apply(&mut self, change: &Change, now: Instant) {
         self.note_readers(now);
         match change {
             Change::Service { id, row: Some(row) } => assert_eq!(self.services.insert(*id, **row), None),
@@ -59,7 +59,7 @@ impl Kernel {
     }
 
     /// What a client meets. Everything that a program relies on must hold.
-    pub(super) fn resolve(&self, addr: &FrontendAddr, scope: Scope) -> Outcome {
+    pub(crate) fn resolve(&self, addr: &FrontendAddr, scope: Scope) -> Outcome {
         let Some(FrontendRef { service, row }) = self.frontends.get(addr) else { return Outcome::NoService };
         assert!(self.services.contains_key(service), "{service:?} has no name");
         let row = self.rows[row];
@@ -82,7 +82,7 @@ impl Kernel {
         }
     }
 
-    pub(super) fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         fn pairs<K: Copy, V: Copy>(map: &BTreeMap<K, V>) -> Vec<(K, V)> {
             map.iter().map(|(key, value)| (*key, *value)).collect()
         }

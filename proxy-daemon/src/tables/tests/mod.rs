@@ -1,6 +1,6 @@
 //! Tests of the mirror against a simulated kernel.
 
-mod kernel;
+pub(crate) mod kernel;
 mod laws;
 mod rules;
 
