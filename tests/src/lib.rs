@@ -1,7 +1,8 @@
 //! The testbed: a cluster's network on one machine, and what tests need around it.
 //!
 //! [`Testbed`] makes nodes, pods and a client outside as network namespaces, [`Daemon`] runs the real `shunt` on a
-//! node, [`traffic`] sends real packets between them, [`objects`] and [`Manifests`] say which Services there are.
+//! node, [`traffic`] sends real packets between them, [`objects`] and [`Manifests`] say which Services there are, and
+//! [`ControlPlane`] says so as a real API server. [`demo`] shows all of it to people.
 //! All of it is named after the process that made it, removed when dropped, and swept by the next process after a
 //! crash ([`leftovers`]). [`packet`] is for tests that run a program on a single frame.
 //!
