@@ -1,6 +1,6 @@
 //! The demo: builds a scene, runs its checks, prints what was measured and what `shunt show` says.
 //!
-//! Only what every check has in common is here; [`checks`] says what is promised.
+//! Only what every check has in common is here; `checks` says what is promised.
 
 use std::time::{Duration, Instant};
 
