@@ -183,8 +183,18 @@ fn reserve<F: Ip>(scratch: &mut Scratch<F>, mut ports: PortChoice) -> Step<()> {
             count(Reason::PortCollision);
             return Ok(());
         }
+        if is_own(scratch) {
+            return Ok(());
+        }
     }
     Err(Stop::Drop(Reason::PortsExhausted))
+}
+
+/// Whether the reply entry that is there already is this flow's: its other half was lost, and this is the port it had.
+#[inline(always)]
+fn is_own<F: Ip>(scratch: &Scratch<F>) -> bool {
+    // SAFETY: the entry stays readable while the program runs.
+    F::flows().get_ptr(&scratch.reply_key).is_some_and(|held| unsafe { (*held).tuple() } == scratch.reply.tuple())
 }
 
 /// Whether the reply entry that is there already may serve for this flow: because it is the same flow's (its other half was lost, or

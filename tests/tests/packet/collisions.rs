@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use proxy_common::reason::Reason;
+use proxy_common::{Protocol, Side, reason::Reason};
 use shunt_tests::{Family, gate, packet::Packet, packet::flags, test_run::NEEDS, test_run::TestNode, test_run::Verdict};
 
-use crate::expect::{POD_EGRESS, POD_INGRESS, Setup, data, datagram, entries, forward, pod_at, service_at, syn};
+use crate::expect::{POD_EGRESS, POD_INGRESS, Setup, data, datagram, entries, evict, forward, pod_at, service_at, syn};
 
 const CLIENT: u8 = 3;
 const BACKEND: u8 = 10;
@@ -44,6 +44,28 @@ fn the_second_of_two_flows_that_meet_gets_another_port() {
         assert_eq!(setup.backend(&opening(client, first)), backend);
         assert_eq!(setup.translated(POD_INGRESS, &opening(client, second)), moved, "and both go on as they began");
         setup.assert_counted(&[]);
+        setup.node.forget_flows().unwrap();
+    }
+}
+
+/// The entry for its replies is still there and says which port it had.
+#[test]
+fn a_flow_with_another_port_finds_it_again() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = two_services();
+    for family in Family::ALL {
+        let client = pod_at(family, CLIENT, 40_000);
+        let (first, second) = (service_at(family, 1), service_at(family, 2));
+        setup.backend(&syn(client, first));
+        let moved = setup.translated(POD_INGRESS, &syn(client, second)).src;
+        setup.ignore_counted();
+
+        evict(&mut setup.node, Side::Ingress, Protocol::Tcp, client, second);
+        assert_eq!(setup.translated(POD_INGRESS, &data(client, second)).src, moved);
+        setup.assert_counted(&[Reason::Midstream, Reason::NewFlow]);
+        assert_eq!(entries(&setup.node).len(), 4);
         setup.node.forget_flows().unwrap();
     }
 }
