@@ -9,8 +9,8 @@ use proxy_common::{Backend, BackendRef, Flow, FlowKey, FlowOwner, FlowState, Por
 
 use crate::{
     counters::{count, count_flow, count_packet},
-    ip::{Ip, Scratch},
-    maps::BACKEND_LIVE,
+    ip::Ip,
+    maps::{BACKEND_LIVE, Scratch},
     parse::Packet,
     settings,
     verdict::{Step, Stop},

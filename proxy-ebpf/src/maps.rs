@@ -4,15 +4,43 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, HashMap, PerCpuArray},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
     macros::btf_map,
 };
-use proxy_common::{BackendRef, FrontendRow, NodeRow, ServiceCounters, ServiceId, ServiceRow, V4, V6, maps, reason::Reason};
-
-use crate::ip::{Backends, Flows, Frontends, Scratches, Snat};
+use proxy_common::{
+    Backend, BackendRef, Family, Flow, FlowKey, FrontendKey, FrontendRef, FrontendRow, NodeRow, ServiceCounters, ServiceId, ServiceRow,
+    SnatSource, V4, V6, maps, reason::Reason,
+};
 
 /// Flag of the maps that the daemon writes through memory, and not by system calls.
 pub const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+
+/// The map of a family's frontends.
+pub type Frontends<F> = HashMap<FrontendKey<F>, FrontendRef, { maps::DEFAULT_FRONTENDS as usize }>;
+/// The map of a family's backend slots. Memory-mapped by the daemon.
+pub type Backends<F> = Array<Backend<F>, { maps::DEFAULT_BACKENDS as usize }, { MMAPABLE }>;
+/// The map of a family's flows.
+pub type Flows<F> = LruHashMap<FlowKey<F>, Flow<F>, { maps::DEFAULT_FLOWS as usize }>;
+/// The map of the node's own address.
+pub type Snat<F> = Array<SnatSource<F>, 1>;
+
+/// Room for the entries of a new flow: the stack has none for two keys and two values of IPv6.
+#[repr(C)]
+pub struct Scratch<F: Family> {
+    /// The entry for the client's packets.
+    pub key: FlowKey<F>,
+    /// Its value.
+    pub flow: Flow<F>,
+    /// The entry for the replies.
+    pub reply_key: FlowKey<F>,
+    /// Its value.
+    pub reply: Flow<F>,
+    /// The entry of another flow.
+    pub other_key: FlowKey<F>,
+}
+
+/// The map that has the scratch room of each CPU.
+pub type Scratches<F> = PerCpuArray<Scratch<F>, 1>;
 
 /// Rows for the frontends of both families.
 const ROWS: usize = 2 * maps::DEFAULT_FRONTENDS as usize;

@@ -3,10 +3,13 @@
 mod v4;
 mod v6;
 
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray};
-use proxy_common::{Backend, Family, Flow, FlowKey, FrontendKey, FrontendRef, Protocol, SnatSource, Tuple, maps};
+use proxy_common::{Family, Protocol, Tuple};
 
-use crate::{ctx::PacketCtx, verdict::Step};
+use crate::{
+    ctx::PacketCtx,
+    maps::{Backends, Flows, Frontends, Scratches, Snat},
+    verdict::Step,
+};
 
 /// The network header of a packet, and where the transport header is.
 #[derive(Clone, Copy, Debug)]
@@ -20,33 +23,6 @@ pub struct L3<F: Family> {
     /// The offset of the transport header.
     pub l4: usize,
 }
-
-/// The map of a family's frontends.
-pub type Frontends<F> = HashMap<FrontendKey<F>, FrontendRef, { maps::DEFAULT_FRONTENDS as usize }>;
-/// The map of a family's backend slots. Memory-mapped by the daemon.
-pub type Backends<F> = Array<Backend<F>, { maps::DEFAULT_BACKENDS as usize }, { crate::maps::MMAPABLE }>;
-/// The map of a family's flows.
-pub type Flows<F> = LruHashMap<FlowKey<F>, Flow<F>, { maps::DEFAULT_FLOWS as usize }>;
-/// The map of the node's own address.
-pub type Snat<F> = Array<SnatSource<F>, 1>;
-
-/// Room for the entries of a new flow: the stack has none for two keys and two values of IPv6.
-#[repr(C)]
-pub struct Scratch<F: Family> {
-    /// The entry for the client's packets.
-    pub key: FlowKey<F>,
-    /// Its value.
-    pub flow: Flow<F>,
-    /// The entry for the replies.
-    pub reply_key: FlowKey<F>,
-    /// Its value.
-    pub reply: Flow<F>,
-    /// The entry of another flow.
-    pub other_key: FlowKey<F>,
-}
-
-/// The map that has the scratch room of each CPU.
-pub type Scratches<F> = PerCpuArray<Scratch<F>, 1>;
 
 /// An address family as the packet path needs it.
 pub trait Ip: Family {

@@ -3,11 +3,11 @@
 use bytemuck::{Pod, Zeroable};
 use proxy_common::{Addr4, Address as _, Port, Protocol, Tuple, V4, reason::Reason};
 
-use super::{Backends, Flows, Frontends, Ip, L3, Scratches, Snat, opaque};
+use super::{Ip, L3, opaque};
 use crate::{
     csum::{Delta, fold16, replace},
     ctx::PacketCtx,
-    maps,
+    maps::{self, Backends, Flows, Frontends, Scratches, Snat},
     verdict::{Step, Stop},
 };
 

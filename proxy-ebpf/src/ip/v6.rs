@@ -3,10 +3,10 @@
 use bytemuck::{Pod, Zeroable};
 use proxy_common::{Addr6, Address as _, Port, Protocol, Tuple, V6, reason::Reason};
 
-use super::{Backends, Flows, Frontends, Ip, L3, Scratches, Snat, opaque};
+use super::{Ip, L3, opaque};
 use crate::{
     ctx::PacketCtx,
-    maps,
+    maps::{self, Backends, Flows, Frontends, Scratches, Snat},
     verdict::{Step, Stop},
 };
 
