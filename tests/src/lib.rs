@@ -4,7 +4,10 @@
 //! node, [`traffic`] sends real packets between them, [`objects`] and [`Manifests`] say which Services there are, and
 //! [`ControlPlane`] says so as a real API server. [`demo`] shows all of it to people.
 //! All of it is named after the process that made it, removed when dropped, and swept by the next process after a
-//! crash ([`leftovers`]). [`packet`] is for tests that run a program on a single frame.
+//! crash ([`leftovers`]).
+//!
+//! [`packet`] builds single frames, [`rows`] is a table of them with what must become of each, [`tracer`] says so from a plan,
+//! and [`test_run`] runs the real programs on them.
 //!
 //! What depends on the machine gives an error; what only a wrong test can cause panics.
 

@@ -120,6 +120,14 @@ impl Rows {
 
     fn are_late_at_an_empty_service(&mut self, family: Family) {
         let (client, dst) = (pod().at(family, CLIENT_PORT), addr::cluster_ips(EMPTY).at(family, PORT));
+        for words in [1, 5, 10] {
+            let mut packet = Packet::tcp(client, dst, flags::SYN);
+            if let L4::Tcp { options, .. } = &mut packet.l4 {
+                options.extend([2, 4, 5, 0xb4].repeat(words));
+            }
+            let name = format!("a SYN with {words} words of options where nobody serves, {family}");
+            self.add(name, POD_INGRESS, &packet, refused(Protocol::Tcp));
+        }
         let early = Packet::tcp(client, dst, flags::SYN).payload("early data");
         self.add(format!("a SYN with data where nobody serves, {family}"), POD_INGRESS, &early, unreachable());
         for (what, bits) in [("data", flags::ACK | flags::PSH), ("a FIN", flags::FIN | flags::ACK)] {

@@ -5,14 +5,14 @@ use std::{collections::BTreeSet, net::SocketAddr};
 use proxy_common::{FlowState, ServiceCounters, Side, reason::Reason};
 use proxy_daemon::model::ServicePortName;
 use shunt_tests::{
-    gate,
+    Family, gate,
     packet::{L4, Packet, flags, verify_checksums},
     rows::{self, Row},
     test_run::{NEEDS, NEEDS_SUM, Ran, SNAT_PORTS, TestNode, Verdict},
     tracer::{Hook, Outcome, Plans, Refusal, Seen, Source, Target, Transport},
 };
 
-use crate::expect::{Entry, entries};
+use crate::expect::{Entry, POD_INGRESS, Setup, entries, pod_at, service_at};
 
 #[test]
 fn every_row_through_the_programs() {
@@ -30,6 +30,28 @@ fn every_row_through_the_programs() {
         node.forget_flows().unwrap();
         drop(node.take_counted().unwrap());
         std::mem::forget(shown);
+    }
+}
+
+/// Zero would say that there is none. The checksum is what is missing in the sum of all words: a payload that adds just this leaves
+/// nothing missing.
+#[test]
+fn a_datagrams_checksum_never_becomes_none() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    setup.serve(1, &[10]);
+    for family in Family::ALL {
+        let mut checksum = |payload: [u8; 2]| {
+            let packet = Packet::udp(pod_at(family, 3, 40_000), service_at(family, 1)).payload(payload);
+            let ran = setup.node.run(POD_INGRESS, &packet.build()).unwrap();
+            verify_checksums(&ran.frame).unwrap();
+            let at = rows::frames::transport(&packet) + 6;
+            [ran.frame[at], ran.frame[at + 1]]
+        };
+        let missing = checksum([0, 0]);
+        assert_eq!(checksum(missing), [0xff, 0xff]);
     }
 }
 
