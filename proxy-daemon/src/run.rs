@@ -39,6 +39,7 @@ const SNAT_PORTS: (u16, u16) = (1024, 29_999);
 pub async fn run(config: Config) -> Result<()> {
     let pins = Pins::new(config.bpffs.clone());
     datapath::prepare(&pins)?;
+    let _claim = datapath::claim(&pins)?;
     let changes = source::start(&config.source, &config.node_name).await?;
     let options = datapath::Options { sizes: config.sizes, bpf_log: config.bpf_log };
     let loaded = datapath::load(&pins, options)?;

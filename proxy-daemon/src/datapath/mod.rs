@@ -4,6 +4,7 @@
 //! daemon.
 
 mod attach;
+mod claim;
 mod clock;
 mod load;
 mod prepare;
@@ -11,6 +12,7 @@ mod remove;
 
 pub use self::{
     attach::Attacher,
+    claim::{Claim, claim},
     clock::{Clock, jiffies_per_second},
     load::{Datapath, Options, load},
     prepare::{PrepareError, prepare},
