@@ -46,7 +46,7 @@ mod tests {
         let bed = Testbed::builder().style(Cni::Bridge).build().unwrap();
         let [b, c] = [bed.node(0).pod("b").unwrap(), bed.node(1).pod("c").unwrap()];
         let control_plane = ControlPlane::start(&bed).unwrap();
-        let watch = control_plane.watch_slices("web");
+        let mut watch = control_plane.watch_slices("web");
         control_plane.publish(&plain(("web", 10))).unwrap();
         for pod in [&b, &c] {
             control_plane.run_pod(pod, &["web"]).unwrap();
@@ -132,7 +132,7 @@ mod tests {
             let [a, b, c] = [n1.pod("a"), n1.pod("b"), n2.pod("c")].map(Result::unwrap);
             let servers = [&a, &b, &c].map(|pod| EchoServer::start(pod, TARGET).unwrap());
             let control_plane = ControlPlane::start(&bed).unwrap();
-            let watch = control_plane.watch_slices(PASSING.0);
+            let mut watch = control_plane.watch_slices(PASSING.0);
             for service in [LOCAL, REMOTE, ITSELF, CHANGING, PASSING].map(plain) {
                 control_plane.publish(&service).unwrap();
             }
@@ -194,7 +194,7 @@ mod tests {
         /// Each pod is ready in turn: what is measured ends with the first connection to the one that has joined.
         fn endpoints_change(&self, control_plane: &ControlPlane) -> Result<()> {
             let [b, c] = [&self.b, &self.c];
-            let watch = control_plane.watch_slices(CHANGING.0);
+            let mut watch = control_plane.watch_slices(CHANGING.0);
             for (joining, leaving) in [(b, c), (c, b), (b, c), (c, b)] {
                 control_plane.set_ready(leaving, true)?;
                 control_plane.set_ready(joining, false)?;
@@ -252,7 +252,7 @@ mod tests {
             // Long enough for everyone to notice.
             thread::sleep(Duration::from_secs(2));
             control_plane.start_api_server()?;
-            let watch = control_plane.watch_slices(CHANGING.0);
+            let mut watch = control_plane.watch_slices(CHANGING.0);
             control_plane.set_ready(&self.c, false)?;
             watch.wait_for(2 * LIMIT, |ready| ready == [self.b.addrs().v4])?;
             self.wait_for_server(CHANGING, "b")?;

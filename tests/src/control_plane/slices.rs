@@ -1,6 +1,7 @@
 //! What the controllers make of pods: the `EndpointSlices` of a Service, seen as soon as the API server tells.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     path::Path,
     sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
@@ -12,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use futures::TryStreamExt as _;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::{
-    Api,
+    Api, ResourceExt as _,
     api::{WatchEvent, WatchParams},
 };
 use tokio::{runtime, sync::oneshot};
@@ -25,14 +26,19 @@ use crate::netns::Netns;
 pub struct SliceWatch {
     service: String,
     events: Receiver<Event>,
+    /// The slices by name, as far as events have told.
+    slices: BTreeMap<String, State>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// A slice as it became.
+/// What became of a slice: its state, or nothing when it was deleted.
+type Event = (String, Option<State>);
+
+/// A slice as it is, and since when.
 #[derive(Clone, Debug)]
-struct Event {
-    at: Instant,
+struct State {
+    since: Instant,
     ready: Vec<IpAddr>,
 }
 
@@ -55,22 +61,34 @@ impl SliceWatch {
                 });
             });
         });
-        Self { service: service.to_owned(), events, stop: Some(stop), thread: Some(thread) }
+        Self { service: service.to_owned(), events, slices: BTreeMap::new(), stop: Some(stop), thread: Some(thread) }
     }
 
-    /// Waits for a slice whose ready addresses are as wanted, and says when it came. What came before is passed over.
-    pub fn wait_for(&self, limit: Duration, mut is_wanted: impl FnMut(&[IpAddr]) -> bool) -> Result<Instant> {
+    /// Waits until the ready addresses of a slice are as wanted, and says since when they are.
+    pub fn wait_for(&mut self, limit: Duration, is_wanted: impl Fn(&[IpAddr]) -> bool) -> Result<Instant> {
         let deadline = Instant::now() + limit;
-        let mut last = None;
         loop {
+            // All that was told so far counts, so that what has been overtaken is not taken for the present.
+            while let Ok(event) = self.events.try_recv() {
+                self.note(event);
+            }
+            if let Some(state) = self.slices.values().find(|state| is_wanted(&state.ready)) {
+                return Ok(state.since);
+            }
             match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(event) if is_wanted(&event.ready) => return Ok(event.at),
-                Ok(event) => last = Some(event.ready),
+                Ok(event) => self.note(event),
                 Err(RecvTimeoutError::Timeout) => {
-                    bail!("the slices of {} did not become as wanted within {limit:?}; last seen: {last:?}", self.service)
+                    bail!("the slices of {} did not become as wanted within {limit:?} but {:?}", self.service, self.slices)
                 }
                 Err(RecvTimeoutError::Disconnected) => bail!("the watch on the slices of {} ended", self.service),
             }
+        }
+    }
+
+    fn note(&mut self, (name, state): Event) {
+        match state {
+            Some(state) => drop(self.slices.insert(name, state)),
+            None => drop(self.slices.remove(&name)),
         }
     }
 }
@@ -87,9 +105,15 @@ async fn follow(kubeconfig: &Path, service: &str, events: Sender<Event>) -> Resu
     let of_service = WatchParams::default().labels(&format!("kubernetes.io/service-name={service}"));
     let mut stream = std::pin::pin!(slices.watch(&of_service, "0").await.context("opening a watch")?);
     while let Some(event) = stream.try_next().await? {
-        let at = Instant::now();
-        if let WatchEvent::Added(slice) | WatchEvent::Modified(slice) = event {
-            events.send(Event { at, ready: ready(&slice) })?;
+        let since = Instant::now();
+        match event {
+            WatchEvent::Added(slice) | WatchEvent::Modified(slice) => {
+                let state = State { since, ready: ready(&slice) };
+                events.send((slice.name_any(), Some(state)))?;
+            }
+            WatchEvent::Deleted(slice) => events.send((slice.name_any(), None))?,
+            WatchEvent::Bookmark(_) => {}
+            WatchEvent::Error(status) => bail!("the watch failed: {status}"),
         }
     }
     Ok(())

@@ -168,7 +168,7 @@ fn change(scene: &Scene) -> Result<String> {
 fn joins(scene: &Scene) -> Result<Vec<Duration>> {
     let [blue, green] = [scene.pod("blue")?, scene.pod("green")?];
     let service = service(CHANGING);
-    let endpoints = scene.cluster().endpoints(scene.bed(), &service);
+    let mut endpoints = scene.cluster().endpoints(scene.bed(), &service);
     let (netns, to) = (scene.pod("a")?.netns(), cluster_ip(CHANGING, Family::V4));
     endpoints.set(&[blue], &[green])?;
     let mut times = Vec::new();

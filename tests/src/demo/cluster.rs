@@ -90,7 +90,7 @@ pub(super) enum Endpoints<'a> {
 impl Endpoints<'_> {
     /// Makes these pods the ready ones and those not, and says when that was there for all to see: the slice came in a watch, or
     /// the file was replaced.
-    pub(super) fn set(&self, ready: &[&Pod], unready: &[&Pod]) -> Result<Instant> {
+    pub(super) fn set(&mut self, ready: &[&Pod], unready: &[&Pod]) -> Result<Instant> {
         match self {
             Self::Real { control_plane, watch } => {
                 ready.iter().try_for_each(|pod| control_plane.set_ready(pod, true))?;
