@@ -171,7 +171,7 @@ pub struct FlowState(u8);
 impl FlowState {
     /// Nothing yet but the packet that made the entry: a TCP connection attempt, or a datagram without an answer.
     pub const NEW: Self = Self(0);
-    /// More than the first packet was seen.
+    /// More was seen than the first packet: of the client another one, of the backend any answer that is not a TCP RST.
     pub const ESTABLISHED: Self = Self(1);
     /// A TCP FIN was seen.
     pub const FIN: Self = Self(2);
@@ -198,6 +198,14 @@ impl FlowState {
     #[inline(always)]
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
+    }
+
+    /// Whether a flow is over of which this is the state of one direction, and `other` that of the other one if its entry is there: one
+    /// side has broken it off, or both have said that they have nothing more to send.
+    #[inline(always)]
+    pub fn is_over(self, other: Option<Self>) -> bool {
+        let Some(other) = other else { return self.has(Self::RST) };
+        self.has(Self::RST) || other.has(Self::RST) || self.has(Self::FIN) && other.has(Self::FIN)
     }
 
     /// Whether this direction is coming to its end: it is then not made again when its entry is lost.
@@ -252,6 +260,15 @@ mod tests {
         assert!(owner.state().is_closing());
         assert!(owner.state().has(FlowState::REPLY));
         assert!(!owner.state().has(FlowState::ESTABLISHED));
+    }
+
+    #[test]
+    fn a_flow_is_over_by_one_reset_or_two_fins() {
+        let [open, fin, rst] = [FlowState::ESTABLISHED, FlowState::FIN, FlowState::RST];
+        let over = [(rst, None), (rst, Some(open)), (open, Some(rst)), (fin, Some(fin))];
+        let not = [(open, None), (fin, None), (open, Some(open)), (fin, Some(open)), (open, Some(fin))];
+        assert!(over.iter().all(|(one, other)| one.is_over(*other)));
+        assert!(!not.iter().any(|(one, other)| one.is_over(*other)));
     }
 
     #[test]

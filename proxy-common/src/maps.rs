@@ -13,6 +13,8 @@ pub const DEFAULT_BACKENDS: u32 = 262_144;
 pub const DEFAULT_FLOWS: u32 = 262_144;
 /// The most service ports, unless the flag says otherwise.
 pub const DEFAULT_SERVICES: u32 = 32_768;
+/// The rows of `REASONS`: more than there are reasons, so that a version with more of them finds room in the map that is pinned.
+pub const REASON_ROWS: u32 = 256;
 
 /// The frontends of IPv4: `FrontendKey` to `FrontendRef`.
 pub const FRONTENDS_V4: &str = "FRONTENDS_V4";

@@ -113,7 +113,7 @@ impl Reason {
     }
 }
 
-const _: () = assert!(Reason::ALL.len() == Reason::COUNT as usize);
+const _: () = assert!(Reason::ALL.len() == Reason::COUNT as usize && Reason::COUNT <= crate::maps::REASON_ROWS);
 
 #[cfg(test)]
 mod tests {

@@ -1,31 +1,121 @@
 //! Removes flows that have been silent for too long, both entries together.
 //!
-//! In: the flow tables and the kernel's clock. How long is too long depends on what was seen of both directions; the times are those of
-//! the kernel's own connection tracking, so that nothing that lived behind kube-proxy dies behind Shunt. The walk is cheap to miss: an
-//! entry that is not removed in time is evicted when its room is needed.
+//! In: the flow tables and the kernel's clock. How long is too long depends on what was seen of both directions. The times are those that
+//! the kernel's connection tracking has behind kube-proxy, which sets two of them (`--conntrack-tcp-timeout-established` and
+//! `-close-wait`); only a connection that was picked up in mid-stream and not answered goes after two minutes instead of five. The walk
+//! is cheap to miss: an entry that is not removed in time is evicted when its room is needed.
+//!
+//! Datagrams of a frontend that is gone, or is another service's now, lose their flow at once: nothing else would ever end it while
+//! they keep coming. kube-proxy clears the kernel's connection tracking for the same reason. Connections stay until they end.
 
 use std::time::Duration;
 
 use bytemuck::Pod;
-use proxy_common::{Family, Flow, FlowKey, FlowState, Protocol};
+use proxy_common::{Family, Flow, FlowKey, FlowState, FrontendKey, Protocol};
 
-use crate::maps::{Error, FlowTable};
+use crate::maps::{Error, FlowTable, FrontendTable};
 
-const TCP_UNANSWERED: Duration = Duration::from_mins(1);
+const TCP_UNANSWERED: Duration = Duration::from_mins(2);
 const TCP_ESTABLISHED: Duration = Duration::from_hours(24);
 const TCP_HALF_CLOSED: Duration = Duration::from_hours(1);
 const TCP_CLOSED: Duration = Duration::from_mins(2);
 const TCP_RESET: Duration = Duration::from_secs(10);
 const UDP_UNANSWERED: Duration = Duration::from_secs(30);
 const UDP_ANSWERED: Duration = Duration::from_mins(2);
+/// No flow is removed for its silence before this.
+const YOUNG: Duration = TCP_RESET;
+
+/// One family's tables, and the time.
+pub struct Expiry<'a, F: Family> {
+    /// The flows.
+    pub flows: &'a mut FlowTable<F>,
+    /// The frontends that they may go to.
+    pub frontends: &'a FrontendTable<F>,
+    /// The kernel's clock, in jiffies.
+    pub now: u32,
+    /// How many jiffies a second has.
+    pub hz: u32,
+}
 
 /// What one walk through a table has found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Walk {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Walk<F: Family> {
     /// Entries that were there.
     pub entries: u64,
-    /// Entries that were removed.
-    pub expired: u64,
+    /// Keys of flows that have expired: of one entry, or of both.
+    pub expired: Vec<FlowKey<F>>,
+}
+
+impl<F: Family> Expiry<'_, F>
+where
+    FlowKey<F>: Pod,
+    Flow<F>: Pod,
+    FrontendKey<F>: Pod,
+{
+    /// Removes what has expired.
+    pub fn run(mut self) -> Result<(), Error> {
+        let walk = self.walk();
+        let removed = self.remove(&walk.expired)?;
+        tracing::debug!(family = F::SUFFIX, entries = walk.entries, removed, "flows");
+        Ok(())
+    }
+
+    /// Walks through the entries once.
+    pub fn walk(&self) -> Walk<F> {
+        let mut walk = Walk { entries: 0, expired: Vec::new() };
+        for (key, flow) in self.flows.entries() {
+            walk.entries += 1;
+            if self.has_expired(&key, &flow) {
+                walk.expired.push(key);
+            }
+        }
+        walk
+    }
+
+    /// Removes what a walk has found, and says how many flows that were. One that has been used since stays.
+    pub fn remove(&mut self, expired: &[FlowKey<F>]) -> Result<u64, Error> {
+        let mut removed = 0;
+        for key in expired {
+            let Some(flow) = self.flows.get(key).filter(|flow| self.has_expired(key, flow)) else { continue };
+            if self.partner(key, &flow).is_some() {
+                self.flows.remove(&key.partner(&flow))?;
+            }
+            self.flows.remove(key)?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+
+    fn has_expired(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool {
+        let protocol = Protocol::from_wire(key.protocol).unwrap_or(Protocol::Udp);
+        let state = flow.owner.state();
+        if protocol == Protocol::Udp && !state.has(FlowState::REPLY) && !self.is_served(key, flow) {
+            return true;
+        }
+        // Most flows are young: only of those that are not is the partner asked for.
+        let own_age = self.age(flow);
+        if own_age < YOUNG {
+            return false;
+        }
+        let partner = self.partner(key, flow);
+        let idle = partner.map_or(own_age, |partner| own_age.min(self.age(&partner)));
+        idle >= patience(protocol, state, partner.map(|partner| partner.owner.state()))
+    }
+
+    /// Whether the frontend that a client's datagrams go to is still that of the flow's service.
+    fn is_served(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool {
+        let frontend = self.frontends.get(&FrontendKey::new(key.dst, key.dst_port, Protocol::Udp));
+        frontend.is_some_and(|frontend| frontend.service == flow.owner.service())
+    }
+
+    /// The entry of the other direction, if it is there and its own: the same key may be another flow's by now.
+    fn partner(&self, key: &FlowKey<F>, flow: &Flow<F>) -> Option<Flow<F>> {
+        self.flows.get(&key.partner(flow)).filter(|partner| partner.tuple() == key.tuple().reversed())
+    }
+
+    fn age(&self, flow: &Flow<F>) -> Duration {
+        age(flow, self.now, self.hz)
+    }
 }
 
 /// How long a flow may be silent, by what was seen of both its directions.
@@ -38,41 +128,11 @@ fn patience(protocol: Protocol, one: FlowState, other: Option<FlowState>) -> Dur
         Protocol::Tcp if either(FlowState::RST) => TCP_RESET,
         Protocol::Tcp if both(FlowState::FIN) => TCP_CLOSED,
         Protocol::Tcp if either(FlowState::FIN) => TCP_HALF_CLOSED,
-        Protocol::Tcp if either(FlowState::ESTABLISHED) => TCP_ESTABLISHED,
+        Protocol::Tcp if both(FlowState::ESTABLISHED) => TCP_ESTABLISHED,
         Protocol::Tcp => TCP_UNANSWERED,
         Protocol::Udp | Protocol::Sctp if answered => UDP_ANSWERED,
         Protocol::Udp | Protocol::Sctp => UDP_UNANSWERED,
     }
-}
-
-/// Walks through one family's flows once and removes what has expired by `now`, in jiffies of which a second has `hz`.
-pub fn walk<F: Family>(flows: &mut FlowTable<F>, now: u32, hz: u32) -> Result<Walk, Error>
-where
-    FlowKey<F>: Pod,
-    Flow<F>: Pod,
-{
-    let mut walk = Walk::default();
-    let mut expired = Vec::new();
-    for (key, flow) in flows.entries() {
-        walk.entries += 1;
-        let partner_key = key.partner(&flow);
-        // Most flows are young: only of those that are not is the partner asked for.
-        if age(&flow, now, hz) < TCP_RESET {
-            continue;
-        }
-        let partner = flows.get(&partner_key);
-        let idle = partner.map_or_else(|| age(&flow, now, hz), |partner| age(&flow, now, hz).min(age(&partner, now, hz)));
-        let protocol = Protocol::from_wire(key.protocol).unwrap_or(Protocol::Udp);
-        if idle >= patience(protocol, flow.owner.state(), partner.map(|partner| partner.owner.state())) {
-            expired.push((key, partner_key));
-        }
-    }
-    for (key, partner) in expired {
-        flows.remove(&key)?;
-        flows.remove(&partner)?;
-        walk.expired += 1;
-    }
-    Ok(walk)
 }
 
 /// How long ago a flow was used. The clock wraps; an entry that seems to be of the future was used just now.
@@ -94,7 +154,9 @@ mod tests {
     fn patience_follows_what_both_directions_have_seen() {
         let cases = [
             (Protocol::Tcp, FlowState::NEW, REPLY, TCP_UNANSWERED),
-            (Protocol::Tcp, ESTABLISHED, REPLY, TCP_ESTABLISHED),
+            (Protocol::Tcp, FlowState::NEW, REPLY.with(ESTABLISHED), TCP_UNANSWERED),
+            (Protocol::Tcp, ESTABLISHED, REPLY, TCP_UNANSWERED),
+            (Protocol::Tcp, ESTABLISHED, REPLY.with(ESTABLISHED), TCP_ESTABLISHED),
             (Protocol::Tcp, ESTABLISHED.with(FIN), REPLY.with(ESTABLISHED), TCP_HALF_CLOSED),
             (Protocol::Tcp, ESTABLISHED.with(FIN), REPLY.with(ESTABLISHED).with(FIN), TCP_CLOSED),
             (Protocol::Tcp, ESTABLISHED, REPLY.with(FlowState::RST), TCP_RESET),

@@ -17,7 +17,7 @@ use tokio::{
 use crate::{
     config::Config,
     datapath::{self, Attacher, Clock},
-    expiry,
+    expiry::Expiry,
     maps::{KernelMaps, Pins},
     model,
     net::{self, DeviceEvent, LocalAddresses},
@@ -255,8 +255,7 @@ fn spawn_expiry(pins: &Pins) -> Result<()> {
 
 fn expire(maps: &mut KernelMaps, clock: &Clock) -> Result<()> {
     let (now, hz) = (clock.now()?, maps.node()?.hz);
-    let v4 = expiry::walk(&mut maps.flows4, now, hz)?;
-    let v6 = expiry::walk(&mut maps.flows6, now, hz)?;
-    tracing::debug!(entries = v4.entries + v6.entries, expired = v4.expired + v6.expired, "flows");
+    Expiry { flows: &mut maps.flows4, frontends: &maps.frontends4, now, hz }.run()?;
+    Expiry { flows: &mut maps.flows6, frontends: &maps.frontends6, now, hz }.run()?;
     Ok(())
 }

@@ -35,10 +35,15 @@ pub fn find<F: Ip>(packet: &Packet<F>, side: Side) -> Option<Tuple<F>> {
     // SAFETY: the entry stays readable while the program runs, even if it is evicted. It is copied: other CPUs write its last fields.
     let flow = unsafe { core::ptr::read_volatile(entry) };
     let state = flow.owner.state();
-    if packet.may_move() && !state.has(FlowState::REPLY) && !lives(flow.backend) {
-        forget(&key, &key.partner(&flow));
-        count(Reason::BackendGone);
-        return None;
+    if packet.may_move() && !state.has(FlowState::REPLY) {
+        let gone = !lives(flow.backend);
+        if gone || packet.flags.opens() && is_over(&key, &flow) {
+            forget(&key, &flow);
+            if gone {
+                count(Reason::BackendGone);
+            }
+            return None;
+        }
     }
     let next = advance(packet, state);
     if next != state {
@@ -68,22 +73,38 @@ fn lives(backend: BackendRef) -> bool {
     BACKEND_LIVE.get(backend.index()).is_some_and(|live| *live == backend)
 }
 
+/// The state of the other direction of a flow, if its entry is there and its own: the same key may be another flow's by now.
+#[inline(always)]
+fn partner_state<F: Ip>(partner: &FlowKey<F>, key: &FlowKey<F>) -> Option<FlowState> {
+    let held = F::flows().get_ptr(partner)?;
+    // SAFETY: the entry stays readable while the program runs.
+    let held = unsafe { &*held };
+    (held.tuple() == key.tuple().reversed()).then_some(held.owner.state())
+}
+
+/// Whether a connection has come to its end, so that a SYN on its ports begins another one.
+#[inline(always)]
+fn is_over<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) -> bool {
+    flow.owner.state().is_over(partner_state(&key.partner(flow), key))
+}
+
 /// The state of a direction after one more of its packets.
 #[inline(always)]
 fn advance<F: Ip>(packet: &Packet<F>, state: FlowState) -> FlowState {
     let flags = packet.flags;
-    if packet.protocol == Protocol::Tcp && (flags.opens() || flags.accepts()) {
-        // A connection attempt, perhaps the second on the same ports: nothing that was seen before counts.
+    if flags.opens() {
+        // A connection attempt: nothing that was seen before counts.
         return state.without(FlowState::ESTABLISHED.with(FlowState::FIN).with(FlowState::RST));
     }
-    let mut next = state.with(FlowState::ESTABLISHED);
-    if flags.fin() {
-        next = next.with(FlowState::FIN);
-    }
     if flags.rst() {
-        next = next.with(FlowState::RST);
+        return state.with(FlowState::RST);
     }
-    next
+    // Who goes on after a RST of his own has not sent it, or it was not taken: anybody can send one.
+    let next = state.with(FlowState::ESTABLISHED).without(FlowState::RST);
+    if flags.accepts() {
+        return next.without(FlowState::FIN);
+    }
+    if flags.fin() { next.with(FlowState::FIN) } else { next }
 }
 
 /// This CPU's room for the entries of a flow that is being recorded.
@@ -102,8 +123,11 @@ fn insert_new<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) -> bool {
 
 /// Removes both entries of a flow. One that is not there any more was evicted meanwhile, which is as good.
 #[inline(always)]
-fn forget<F: Ip>(key: &FlowKey<F>, partner: &FlowKey<F>) {
-    _ = F::flows().remove(partner);
+fn forget<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) {
+    let partner = key.partner(flow);
+    if partner_state(&partner, key).is_some() {
+        _ = F::flows().remove(&partner);
+    }
     _ = F::flows().remove(key);
 }
 
@@ -150,7 +174,7 @@ pub fn start<F: Ip>(packet: &Packet<F>, backend: &Backend<F>, service: ServiceId
             return Ok(to);
         }
     }
-    let state = if packet.may_move() { FlowState::NEW } else { FlowState::ESTABLISHED };
+    let state = if packet.may_move() { FlowState::NEW } else { advance(packet, FlowState::NEW) };
     let scratch = scratch::<F>()?;
     scratch.key = FlowKey::new(from, packet.protocol, Side::Ingress);
     scratch.flow = Flow::new(to, now(), backend.reference, service, state);
@@ -171,7 +195,7 @@ pub fn start<F: Ip>(packet: &Packet<F>, backend: &Backend<F>, service: ServiceId
 #[inline(always)]
 fn reserve<F: Ip>(scratch: &mut Scratch<F>, mut ports: PortChoice) -> Step<()> {
     scratch.reply_key = scratch.key.partner(&scratch.flow);
-    scratch.reply = scratch.key.partner_flow(&scratch.flow, scratch.flow.owner.state().with(FlowState::REPLY));
+    scratch.reply = scratch.key.partner_flow(&scratch.flow, FlowState::REPLY);
     if insert_new(&scratch.reply_key, &scratch.reply) || belongs_to(scratch) {
         return Ok(());
     }
@@ -198,7 +222,7 @@ fn is_own<F: Ip>(scratch: &Scratch<F>) -> bool {
 }
 
 /// Whether the reply entry that is there already may serve for this flow: because it is the same flow's (its other half was lost, or
-/// another CPU is a step ahead), or because the flow that holds it has come to its end and is put out of the way.
+/// another CPU is a step ahead), or because the flow that holds it is over and is put out of the way.
 #[inline(always)]
 fn belongs_to<F: Ip>(scratch: &mut Scratch<F>) -> bool {
     let Some(held) = F::flows().get_ptr(&scratch.reply_key) else {
@@ -209,11 +233,10 @@ fn belongs_to<F: Ip>(scratch: &mut Scratch<F>) -> bool {
     if held.tuple() == scratch.reply.tuple() {
         return true;
     }
-    if !held.owner.state().is_closing() {
+    if !is_over(&scratch.reply_key, held) {
         return false;
     }
-    scratch.other_key = scratch.reply_key.partner(held);
-    forget(&scratch.reply_key, &scratch.other_key);
+    forget(&scratch.reply_key, held);
     insert_new(&scratch.reply_key, &scratch.reply)
 }
 

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use proxy_common::{
     Backend, BackendRef, Family, Flow, FlowKey, FrontendKey, FrontendRef, FrontendRow, NodeRow, ServiceCounters, ServiceId, ServiceRow,
-    SnatSource, V4, V6, maps, reason::Reason,
+    SnatSource, V4, V6, maps,
 };
 
 /// Flag of the maps that the daemon writes through memory, and not by system calls.
@@ -98,7 +98,7 @@ pub static SERVICE_STATS: PerCpuArray<ServiceCounters, { maps::DEFAULT_SERVICES 
 
 /// Counters of each reason. Writers: programs, each CPU its own copy.
 #[btf_map]
-pub static REASONS: PerCpuArray<u64, { Reason::COUNT as usize }> = PerCpuArray::new();
+pub static REASONS: PerCpuArray<u64, { maps::REASON_ROWS as usize }> = PerCpuArray::new();
 
 /// Facts about the node. Writer: daemon. No program reads it.
 #[btf_map]

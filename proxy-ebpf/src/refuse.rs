@@ -5,9 +5,10 @@
 //!
 //! The packet itself is turned into the answer. Its checksum state is unknown in tc: a pod's packet may have only the sum of its pseudo
 //! header yet. For the reset the checksum is therefore changed and not computed, which is right in either state. In an ICMP error the
-//! unfinished field is part of what is quoted, where nobody checks it.
+//! unfinished field is part of what is quoted, and whoever sends the error may still finish it, though what it is the sum of was cut off.
+//! Nobody checks it there, but the sum of the error itself must hold either way.
 
-use proxy_common::{Port, Protocol, reason::Reason};
+use proxy_common::{Address as _, Port, Protocol, reason::Reason};
 
 use crate::{
     counters::count,
@@ -26,6 +27,7 @@ const TCP_CHECKSUM: usize = 16;
 /// Data offset of five words, and the flags RST and ACK.
 const RESET_FLAGS: [u8; 2] = [0x50, 0x14];
 
+const UDP_CHECKSUM: usize = 6;
 const ICMP_HEADER: usize = 8;
 /// How much of the refused packet's transport header is quoted: all of TCP's, because the kernel does not cut a packet before an
 /// unfinished checksum, which lies there.
@@ -74,7 +76,7 @@ fn reset<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>) -> Step<bool> {
     ctx.write(l4 + 18, 0_u16)?;
     // The checksum itself is part of both sums; it takes no part in the change.
     let header = Delta::from_sums(old, ctx.sum::<TCP_WORDS>(l4)?);
-    let length = |words: usize| u64::from(Port::from_host(words as u16 * 4).raw());
+    let length = |words: usize| in_wire_order(words as u16 * 4);
     let pseudo = Delta::from_sums(length(words), length(TCP_WORDS));
     ctx.fix_l4_csum(l4 + TCP_CHECKSUM, pseudo, header, false, F::IPV6)?;
     F::write_header(ctx, packet.tuple.dst, packet.tuple.src, Protocol::Tcp.to_wire(), TCP_HEADER as u16)?;
@@ -116,10 +118,42 @@ fn quote<F: Ip, C: PacketCtx, const L4: usize>(ctx: &mut C, packet: &Packet<F>) 
     ctx.write(icmp, u16::from_ne_bytes(F::PORT_UNREACHABLE))?;
     ctx.write(icmp + 2, 0_u16)?;
     ctx.write(icmp + 4, 0_u32)?;
-    let quoted = F::sum_header(ctx, icmp + ICMP_HEADER)? + ctx.sum::<2>(icmp + ICMP_HEADER + F::HEADER)?;
-    let rest = if L4 == QUOTED_TCP { ctx.sum::<3>(icmp + ICMP_HEADER + F::HEADER + 8)? } else { 0 };
-    let sum = F::icmp_pseudo_sum(src, dst, payload) + ctx.sum::<2>(icmp)? + quoted + rest;
+    steady_quoted_checksum::<F, C, L4>(ctx, packet, icmp + ICMP_HEADER + F::HEADER)?;
+    let quoted = F::sum_header(ctx, icmp + ICMP_HEADER)? + quoted_sum::<C, L4>(ctx, icmp + ICMP_HEADER + F::HEADER)?;
+    let sum = F::icmp_pseudo_sum(src, dst, payload) + ctx.sum::<2>(icmp)? + quoted;
     ctx.write(icmp + 2, !fold16(sum))
+}
+
+/// The sum of the transport header that is quoted.
+#[inline(always)]
+fn quoted_sum<C: PacketCtx, const L4: usize>(ctx: &C, at: usize) -> Step<u64> {
+    let rest = if L4 == QUOTED_TCP { ctx.sum::<3>(at + QUOTED_UDP)? } else { 0 };
+    Ok(ctx.sum::<2>(at)? + rest)
+}
+
+/// Makes the sum of the quoted transport header the same whether or not its checksum is still finished.
+///
+/// A checksum that is only begun holds the sum of the pseudo header. To finish it is to replace it by the complement of all words of
+/// the quotation, itself included. With the rest of the words adding up to `r`, a field of `q` makes `r + q` before and `-q` after: the
+/// same for `q = -r / 2`, and to halve in one's complement is to rotate right.
+#[inline(always)]
+fn steady_quoted_checksum<F: Ip, C: PacketCtx, const L4: usize>(ctx: &mut C, packet: &Packet<F>, at: usize) -> Step<()> {
+    let field = at + if L4 == QUOTED_TCP { TCP_CHECKSUM } else { UDP_CHECKSUM };
+    let (src, dst) = (packet.tuple.src.csum_words(), packet.tuple.dst.csum_words());
+    let length = packet.len as u16 - packet.l4 as u16;
+    let begun = src + dst + in_wire_order(u16::from(packet.protocol.to_wire())) + in_wire_order(length);
+    let held = ctx.read::<u16>(field)?;
+    if held != fold16(begun) {
+        return Ok(());
+    }
+    let rest = fold16(quoted_sum::<C, L4>(ctx, at)? + u64::from(!held));
+    ctx.write(field, (!rest).rotate_right(1))
+}
+
+/// A number as one of the words that a checksum adds.
+#[inline(always)]
+const fn in_wire_order(number: u16) -> u64 {
+    Port::from_host(number).raw() as u64
 }
 
 #[cfg(test)]
@@ -127,7 +161,7 @@ mod tests {
     use std::net::IpAddr;
 
     use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
-    use proxy_common::{V4, V6};
+    use proxy_common::{Addr4, Addr6, V4, V6};
 
     use super::*;
     use crate::{
@@ -212,6 +246,42 @@ mod tests {
                 assert_eq!(answer[14 + header..][..2], kind);
                 assert_eq!(answer[14 + header + 4..][..4], [0; 4], "the unused word is zero");
                 assert_quotes(&answer, &frame, header, quoted);
+            }
+        }
+    }
+
+    /// What a device does that does not compute checksums itself: the field holds the sum of the pseudo header, and the rest is added.
+    fn finish(frame: &mut [u8], transport: usize, field: usize) {
+        let words = frame[transport..].chunks_exact(2).map(|pair| u64::from(u16::from_ne_bytes([pair[0], pair[1]])));
+        let sum = !fold16(words.sum());
+        frame[field..field + 2].copy_from_slice(&sum.to_ne_bytes());
+    }
+
+    fn begun_sum(ends: Ends, protocol: u16, length: usize) -> [u8; 2] {
+        let words = |ip: IpAddr| match ip {
+            IpAddr::V4(ip) => Addr4::from_wire(ip.octets()).csum_words(),
+            IpAddr::V6(ip) => Addr6::from_wire(ip.octets()).csum_words(),
+        };
+        let sum = words(ends.src.ip()) + words(ends.dst.ip()) + in_wire_order(protocol) + in_wire_order(length as u16);
+        fold16(sum).to_ne_bytes()
+    }
+
+    #[test]
+    fn an_error_holds_whether_or_not_the_quoted_checksum_is_finished() {
+        for (ends, header) in [(ends4(), V4::HEADER), (ends6(), V6::HEADER)] {
+            let late = |tcp: &mut etherparse::TcpHeader| (tcp.ack, tcp.psh) = (true, true);
+            let payloads: [&[u8]; 3] = [b"", b"even", b"not even"];
+            for payload in payloads {
+                for (frame, protocol, checksum) in [(ends.udp(payload), 17, UDP_CHECKSUM), (ends.tcp(late, payload), 6, TCP_CHECKSUM)] {
+                    let mut begun = frame.clone();
+                    let transport = 14 + header;
+                    begun[transport + checksum..][..2].copy_from_slice(&begun_sum(ends, protocol, frame.len() - transport));
+                    let (_, mut answer) = refused_in(ends, &begun).unwrap();
+                    decoded(ends, &answer);
+                    let quoted = transport + ICMP_HEADER + header;
+                    finish(&mut answer, quoted, quoted + checksum);
+                    decoded(ends, &answer);
+                }
             }
         }
     }

@@ -52,6 +52,11 @@ where
         }
     }
 
+    /// What a frontend leads to, if it is there.
+    pub fn get(&self, key: &FrontendKey<F>) -> Option<FrontendRef> {
+        self.map.get(&Row(*key), 0).ok().map(|value| value.0)
+    }
+
     /// All frontends. A key that is none, which only another program can have put there, is left out.
     pub fn entries(&self) -> Result<Vec<(FrontendAddr, FrontendRef)>, Error> {
         let mut entries = Vec::new();

@@ -40,8 +40,10 @@ pub trait Maps {
 
 /// All maps of one node.
 pub struct KernelMaps {
-    frontends4: FrontendTable<V4>,
-    frontends6: FrontendTable<V6>,
+    /// The frontends of IPv4.
+    pub frontends4: FrontendTable<V4>,
+    /// The frontends of IPv6.
+    pub frontends6: FrontendTable<V6>,
     rows: MappedArray<FrontendRow>,
     backends4: MappedArray<Backend<V4>>,
     backends6: MappedArray<Backend<V6>>,

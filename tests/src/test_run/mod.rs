@@ -20,8 +20,9 @@ use bytemuck::{Pod, Zeroable as _};
 use proxy_common::{Address as _, Family, Flow, FlowKey, Port, ServiceCounters, SnatSource, V4, V6, maps as names, reason::Reason};
 use proxy_daemon::{
     config::Sizes,
-    datapath::{self, Datapath},
-    maps::{Direction, FlowTable, KernelMaps, Maps as _, Pins, Row},
+    datapath::{self, Clock, Datapath},
+    expiry::Expiry,
+    maps::{Direction, FlowTable, FrontendTable, KernelMaps, Maps as _, Pins, Row},
     model::ServicePortName,
     net::Role,
     tables::{self, Tables},
@@ -71,7 +72,7 @@ pub struct Ran {
 pub trait OfFamily: Family<Addr: proxy_common::Address> {
     const FLOWS: &'static str;
     fn flows(maps: &KernelMaps) -> &FlowTable<Self>;
-    fn flows_mut(maps: &mut KernelMaps) -> &mut FlowTable<Self>;
+    fn tables(maps: &mut KernelMaps) -> (&mut FlowTable<Self>, &FrontendTable<Self>);
 }
 
 /// Programs and maps of a node of its own.
@@ -183,7 +184,7 @@ impl TestNode {
         FlowKey<F>: Pod,
         Flow<F>: Pod,
     {
-        Ok(F::flows_mut(&mut self.maps).remove(key)?)
+        Ok(F::tables(&mut self.maps).0.remove(key)?)
     }
 
     /// Removes every flow entry.
@@ -211,6 +212,14 @@ impl TestNode {
             map.insert(Row(key), Row(Flow { last_used, ..flow }), 0)?;
         }
         Ok(())
+    }
+
+    /// A family's flows as the daemon's expiry sees them so many seconds from now.
+    pub fn expiry<F: OfFamily>(&mut self, secs: u32) -> Result<Expiry<'_, F>> {
+        let hz = self.maps.node()?.hz;
+        let now = Clock::open(&self.pins.programs())?.now()?.wrapping_add(secs * hz);
+        let (flows, frontends) = F::tables(&mut self.maps);
+        Ok(Expiry { flows, frontends, now, hz })
     }
 
     /// All that the daemon has written and no program may change.
@@ -268,8 +277,8 @@ impl OfFamily for V4 {
         &maps.flows4
     }
 
-    fn flows_mut(maps: &mut KernelMaps) -> &mut FlowTable<Self> {
-        &mut maps.flows4
+    fn tables(maps: &mut KernelMaps) -> (&mut FlowTable<Self>, &FrontendTable<Self>) {
+        (&mut maps.flows4, &maps.frontends4)
     }
 }
 
@@ -280,7 +289,7 @@ impl OfFamily for V6 {
         &maps.flows6
     }
 
-    fn flows_mut(maps: &mut KernelMaps) -> &mut FlowTable<Self> {
-        &mut maps.flows6
+    fn tables(maps: &mut KernelMaps) -> (&mut FlowTable<Self>, &FrontendTable<Self>) {
+        (&mut maps.flows6, &maps.frontends6)
     }
 }

@@ -1,13 +1,13 @@
 //! What the entries of a flow remember of what they have seen.
 
-use proxy_common::FlowState;
+use proxy_common::{FlowState, reason::Reason};
 use shunt_tests::{
     Family, gate,
     packet::{Packet, flags},
     test_run::NEEDS,
 };
 
-use crate::expect::{POD_EGRESS, Setup, data, datagram, forward, pod_at, service_at, syn};
+use crate::expect::{POD_EGRESS, Setup, data, datagram, entries, forward, pod_at, service_at, syn};
 
 const NEW: FlowState = FlowState::NEW;
 const ESTABLISHED: FlowState = FlowState::ESTABLISHED;
@@ -31,9 +31,9 @@ fn a_connection_is_new_established_and_closing() {
         setup.backend(&syn(client, service));
         assert_eq!(states(&setup), [NEW, REPLY]);
         setup.translated(POD_EGRESS, &from_backend(flags::SYN | flags::ACK));
-        assert_eq!(states(&setup), [NEW, REPLY]);
+        assert_eq!(states(&setup), [NEW, REPLY.with(ESTABLISHED)]);
         setup.backend(&data(client, service));
-        assert_eq!(states(&setup), [ESTABLISHED, REPLY]);
+        assert_eq!(states(&setup), [ESTABLISHED, REPLY.with(ESTABLISHED)]);
         setup.translated(POD_EGRESS, &from_backend(flags::ACK));
         assert_eq!(states(&setup), [ESTABLISHED, REPLY.with(ESTABLISHED)]);
         setup.translated(POD_EGRESS, &from_backend(flags::FIN | flags::ACK));
@@ -45,8 +45,92 @@ fn a_connection_is_new_established_and_closing() {
         setup.backend(&from_client(flags::RST));
         assert_eq!(states(&setup)[0], ESTABLISHED.with(FIN).with(RST));
         setup.backend(&syn(client, service));
-        setup.translated(POD_EGRESS, &from_backend(flags::SYN | flags::ACK));
         assert_eq!(states(&setup), [NEW, REPLY], "a new connection on the same ports begins anew");
+    }
+}
+
+/// Anybody can send a RST in another's name, and its receiver may not believe it: who goes on has not ended.
+#[test]
+fn a_reset_that_changes_nothing_is_forgotten() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    setup.serve(1, &[10]);
+    for family in Family::ALL {
+        let (client, service, backend) = (pod_at(family, 3, 40_000), service_at(family, 1), pod_at(family, 10, 8080));
+        setup.backend(&syn(client, service));
+        setup.backend(&data(client, service));
+        setup.translated(POD_EGRESS, &data(backend, client));
+        setup.backend(&Packet::tcp(client, service, flags::RST));
+        assert!(forward(&setup.node, client, service).state.is_closing());
+        setup.backend(&data(client, service));
+        assert_eq!(forward(&setup.node, client, service).state, ESTABLISHED);
+        setup.translated(POD_EGRESS, &Packet::tcp(backend, client, flags::RST));
+        setup.translated(POD_EGRESS, &data(backend, client));
+        assert_eq!(forward(&setup.node, backend, client).state, REPLY.with(ESTABLISHED));
+    }
+}
+
+/// Only an answer shows that there is a connection at all.
+#[test]
+fn what_begins_in_mid_stream_waits_for_its_answer() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    setup.serve(1, &[10]);
+    for family in Family::ALL {
+        let (client, service, backend) = (pod_at(family, 3, 40_000), service_at(family, 1), pod_at(family, 10, 8080));
+        let states = |setup: &Setup| [forward(&setup.node, client, service).state, forward(&setup.node, backend, client).state];
+        setup.backend(&data(client, service));
+        assert_eq!(states(&setup), [ESTABLISHED, REPLY]);
+        setup.translated(POD_EGRESS, &data(backend, client));
+        assert_eq!(states(&setup), [ESTABLISHED, REPLY.with(ESTABLISHED)]);
+        setup.node.forget_flows().unwrap();
+        setup.backend(&Packet::tcp(client, service, flags::FIN | flags::ACK));
+        assert_eq!(states(&setup), [ESTABLISHED.with(FIN), REPLY]);
+    }
+}
+
+/// Nothing but the ports is the same: the new connection has the choice that any other has.
+#[test]
+fn a_connection_after_one_that_is_over_chooses_its_backend_anew() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let fin = flags::FIN | flags::ACK;
+    let ends: [(&[u8], &[u8]); 4] = [(&[fin], &[fin]), (&[flags::RST], &[]), (&[], &[flags::RST]), (&[fin], &[flags::RST])];
+    for (family, (by_client, by_backend)) in Family::ALL.into_iter().flat_map(|family| ends.map(|end| (family, end))) {
+        let mut setup = Setup::new();
+        setup.serve(1, &[10]);
+        let (client, service, backend) = (pod_at(family, 3, 40_000), service_at(family, 1), pod_at(family, 10, 8080));
+        setup.backend(&syn(client, service));
+        setup.serve_draining(1, &[11], &[10]);
+        assert_eq!(setup.backend(&syn(client, service)), backend, "a repeated attempt stays");
+        by_client.iter().for_each(|bits| drop(setup.backend(&Packet::tcp(client, service, *bits))));
+        by_backend.iter().for_each(|bits| drop(setup.translated(POD_EGRESS, &Packet::tcp(backend, client, *bits))));
+        setup.ignore_counted();
+        assert_eq!(setup.backend(&syn(client, service)), pod_at(family, 11, 8080));
+        setup.assert_counted(&[Reason::NewFlow]);
+        assert_eq!(entries(&setup.node).len(), 2, "nothing is left of the old flow");
+    }
+}
+
+/// One side has nothing more to send, the other goes on: a SYN between them is none of a new connection.
+#[test]
+fn a_half_closed_connection_is_not_over() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    for family in Family::ALL {
+        let mut setup = Setup::new();
+        setup.serve(1, &[10]);
+        let (client, service, backend) = (pod_at(family, 3, 40_000), service_at(family, 1), pod_at(family, 10, 8080));
+        setup.backend(&syn(client, service));
+        setup.backend(&Packet::tcp(client, service, flags::FIN | flags::ACK));
+        setup.serve_draining(1, &[11], &[10]);
+        assert_eq!(setup.backend(&syn(client, service)), backend);
     }
 }
 

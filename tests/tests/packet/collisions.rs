@@ -9,6 +9,7 @@ use crate::expect::{POD_EGRESS, POD_INGRESS, Setup, data, datagram, entries, evi
 
 const CLIENT: u8 = 3;
 const BACKEND: u8 = 10;
+const FIN: u8 = flags::FIN | flags::ACK;
 
 /// Two Services of one pod.
 fn two_services() -> Setup {
@@ -71,16 +72,19 @@ fn a_flow_with_another_port_finds_it_again() {
 }
 
 #[test]
-fn the_entry_of_a_flow_that_is_closing_is_taken_over() {
+fn the_entry_of_a_flow_that_is_over_is_taken_over() {
     if gate::skip(NEEDS) {
         return;
     }
     let mut setup = two_services();
-    for (family, end) in Family::ALL.into_iter().flat_map(|family| [flags::FIN | flags::ACK, flags::RST].map(|end| (family, end))) {
+    for (family, (end, both)) in Family::ALL.into_iter().flat_map(|family| [(FIN, true), (flags::RST, false)].map(|end| (family, end))) {
         let client = pod_at(family, CLIENT, 40_000);
         let (first, second) = (service_at(family, 1), service_at(family, 2));
         let backend = setup.backend(&syn(client, first));
         setup.translated(POD_EGRESS, &Packet::tcp(backend, client, end));
+        if both {
+            setup.backend(&Packet::tcp(client, first, end));
+        }
         setup.ignore_counted();
 
         assert_eq!(setup.backend(&syn(client, second)), backend, "with its own port");
@@ -92,9 +96,32 @@ fn the_entry_of_a_flow_that_is_closing_is_taken_over() {
     }
 }
 
+/// The client has more to send, and would send it to nobody.
+#[test]
+fn the_entry_of_a_flow_that_is_half_closed_is_left_to_it() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = two_services();
+    for family in Family::ALL {
+        let client = pod_at(family, CLIENT, 40_000);
+        let (first, second) = (service_at(family, 1), service_at(family, 2));
+        let backend = setup.backend(&syn(client, first));
+        setup.translated(POD_EGRESS, &Packet::tcp(backend, client, FIN));
+        setup.ignore_counted();
+
+        assert_ne!(setup.translated(POD_INGRESS, &syn(client, second)).src, client);
+        setup.assert_counted(&[Reason::NewFlow, Reason::PortCollision]);
+        assert_eq!(setup.backend(&data(client, first)), backend);
+        let answer = setup.translated(POD_EGRESS, &data(backend, client));
+        assert_eq!((answer.src, answer.dst), (first, client));
+        setup.node.forget_flows().unwrap();
+    }
+}
+
 /// The same client dials the same service from the same port again before the old flow has expired.
 #[test]
-fn a_new_connection_on_the_same_ports_uses_the_flow_that_is_there() {
+fn a_new_connection_on_the_same_ports_is_a_new_flow() {
     if gate::skip(NEEDS) {
         return;
     }
@@ -106,7 +133,7 @@ fn a_new_connection_on_the_same_ports_uses_the_flow_that_is_there() {
         setup.translated(POD_EGRESS, &Packet::tcp(backend, client, flags::FIN | flags::ACK));
         setup.ignore_counted();
         assert_eq!(setup.backend(&syn(client, service)), backend);
-        setup.assert_counted(&[]);
+        setup.assert_counted(&[Reason::NewFlow]);
         assert!(!forward(&setup.node, client, service).state.is_closing());
     }
 }

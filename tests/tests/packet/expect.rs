@@ -41,6 +41,13 @@ impl Setup {
         self.serve_draining(service, pods, &[]);
     }
 
+    /// The same for a Service that also has the external IPs of that number.
+    pub(crate) fn serve_external(&mut self, service: u8, external_ips: u8, pods: &[u8]) {
+        let endpoints: Vec<_> = pods.iter().map(|pod| Endpoint::at(addr::pod(1, *pod), "n1")).collect();
+        self.cluster.apply(dialled(service).external_ips(addr::external_ips(external_ips)).with_endpoints(&endpoints));
+        self.node.apply(&self.cluster.plans()).unwrap();
+    }
+
     /// The same, with pods that finish what they have begun and take nothing new.
     pub(crate) fn serve_draining(&mut self, service: u8, pods: &[u8], draining: &[u8]) {
         let endpoint = |pod: &u8| Endpoint::at(addr::pod(1, *pod), "n1");

@@ -212,7 +212,7 @@ fn assert_entries(node: &TestNode, row: &Row, from: Ends, to: Ends, is_hairpin: 
         protocol,
         from: (to.1, to.0),
         to: (from.1, from.0),
-        state: state.with(FlowState::REPLY),
+        state: FlowState::REPLY,
     };
     let found = entries(node);
     assert!(found.len() == 2 && found.contains(&forward) && found.contains(&reply), "{found:#?}");
