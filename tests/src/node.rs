@@ -44,6 +44,8 @@ struct Inner {
 pub(crate) struct Plan {
     pub(crate) cni: Cni,
     pub(crate) hairpin: bool,
+    /// Whether its devices finish checksums themselves.
+    pub(crate) checksums: bool,
     /// How many nodes there are.
     pub(crate) of: u8,
 }
@@ -72,6 +74,7 @@ impl Node {
             index,
             plan,
         }));
+        node.adjust("eth0")?;
         plan.cni.set_up_node(&node)?;
         Ok(node)
     }
@@ -80,6 +83,11 @@ impl Node {
     pub fn pod(&self, name: &str) -> Result<Pod> {
         let host = self.0.next_pod.fetch_add(1, Ordering::Relaxed);
         Pod::create(self, name, host)
+    }
+
+    /// Gives a device of the node the offloads that the plan wants.
+    pub(crate) fn adjust(&self, device: &str) -> Result<()> {
+        if self.0.plan.checksums { Ok(()) } else { self.netns().exec(&format!("ethtool -K {device} tx off")).map(drop) }
     }
 
     /// Starts a command line in the node's namespace and cgroup, as a process of the host or of a hostNetwork pod.

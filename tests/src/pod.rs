@@ -31,6 +31,7 @@ impl Pod {
             netns,
         };
         node.plan().cni.attach_pod(&pod)?;
+        node.adjust(&pod.host_device)?;
         Ok(pod)
     }
 

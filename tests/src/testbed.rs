@@ -5,7 +5,7 @@
 //!                              \------- n2 --- pods
 //! ```
 //!
-//! Every line is a veth pair with its offloads on. The nodes forward, filter reverse paths strictly, and have the
+//! Every line is a veth pair with its offloads on, unless a test wants otherwise. The nodes forward, filter reverse paths strictly, and have the
 //! router as their default route. Traffic to external and load balancer IPs is routed to the first node.
 
 use std::{path::Path, sync::Once};
@@ -32,6 +32,7 @@ pub struct Builder {
     cni: Cni,
     nodes: u8,
     hairpin: bool,
+    checksums: bool,
 }
 
 /// The running testbed. Dropping it removes all of it.
@@ -69,6 +70,12 @@ impl Builder {
         self
     }
 
+    /// Whether the nodes' devices finish checksums themselves, as most do; where they do not, the kernel does it for them.
+    pub fn checksums(mut self, checksums: bool) -> Self {
+        self.checksums = checksums;
+        self
+    }
+
     /// Builds it, after sweeping what killed processes have left.
     pub fn build(self) -> Result<Testbed> {
         static SWEEP: Once = Once::new();
@@ -80,7 +87,7 @@ impl Builder {
         let underlay = Underlay::create(&name)?;
         let client = Client { netns: Netns::create(&name.part("client"))? };
         underlay.attach_client(&client.netns)?;
-        let plan = node::Plan { cni: self.cni, hairpin: self.hairpin, of: self.nodes };
+        let plan = node::Plan { cni: self.cni, hairpin: self.hairpin, checksums: self.checksums, of: self.nodes };
         let nodes = (1..=self.nodes)
             .map(|index| Node::create(&name, index, plan, &underlay))
             .collect::<Result<Vec<_>>>()
@@ -95,7 +102,7 @@ impl Builder {
 
 impl Testbed {
     pub fn builder() -> Builder {
-        Builder { cni: Cni::Bridge, nodes: 2, hairpin: false }
+        Builder { cni: Cni::Bridge, nodes: 2, hairpin: false, checksums: true }
     }
 
     /// A node, counted from 0: `node(0)` is called n1.

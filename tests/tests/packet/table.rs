@@ -202,6 +202,7 @@ fn assert_entries(node: &TestNode, row: &Row, from: Ends, to: Ends, is_hairpin: 
     }
     let Seen::Datagram { transport, .. } = row.seen else { unreachable!("only datagrams are translated") };
     let state = match transport {
+        Transport::Tcp { flags, .. } if flags & flags::FIN != 0 => FlowState::ESTABLISHED.with(FlowState::FIN),
         Transport::Tcp { flags, .. } if flags & (flags::SYN | flags::ACK) != flags::SYN => FlowState::ESTABLISHED,
         Transport::Tcp { .. } | Transport::Udp => FlowState::NEW,
     };

@@ -18,6 +18,7 @@ const COMMANDS: &[Wanted] = &[
     ("cc", "build-essential", "the Rust linker"),
     ("ip", "iproute2", "the testbed"),
     ("bridge", "iproute2", "the testbed"),
+    ("ethtool", "ethtool", "the testbed"),
     ("tc", "iproute2", "a test of programs that are not ours"),
     ("nft", "nftables", "the testbed"),
     ("openssl", "openssl", "the control plane's certificates"),
