@@ -1,3 +1,5 @@
 //! The programs: a context in, an action out, nothing else.
 
+#[cfg(feature = "log")]
+mod log;
 mod tc;

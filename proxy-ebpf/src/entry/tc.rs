@@ -112,13 +112,14 @@ fn walk<F: Ip, W: Way, const L2: bool>(skb: *mut __sk_buff) -> i32 {
         Ok(mut ctx) => W::walk::<F, _>(&mut ctx),
         Err(stop) => Err(stop),
     };
+    #[cfg(feature = "log")]
+    super::log::ended::<F, L2>(skb, &ended);
     act(skb, ended)
 }
 
 /// Turns the end of a packet's way into what the kernel is to do.
 #[inline(always)]
 fn act(skb: *mut __sk_buff, ended: Step<Verdict>) -> i32 {
-    log(skb, &ended);
     match ended {
         Ok(Verdict::Continue) => TC_ACT_UNSPEC,
         Ok(Verdict::Reflect) => {
@@ -146,21 +147,3 @@ fn ethertype(skb: *mut __sk_buff) -> u16 {
     // A 16-bit number in network byte order, as a port is.
     Port::from_wire((protocol as u16).to_ne_bytes()).to_host()
 }
-
-/// Logs how a packet ended, in a build that has logging; packets of no service are left out.
-#[cfg(feature = "log")]
-#[inline(always)]
-fn log(skb: *mut __sk_buff, ended: &Step<Verdict>) {
-    let ctx = TcContext::new(skb);
-    match ended {
-        Ok(Verdict::Continue) => aya_log_ebpf::debug!(&ctx, "translated"),
-        Ok(Verdict::Reflect) => aya_log_ebpf::debug!(&ctx, "sent back"),
-        Err(Stop::Drop(reason)) => aya_log_ebpf::info!(&ctx, "dropped for reason {}", reason.index()),
-        Err(Stop::Pass(Reason::NoService | Reason::OtherProtocol | Reason::NotIp)) => {}
-        Err(Stop::Pass(reason)) => aya_log_ebpf::debug!(&ctx, "passed for reason {}", reason.index()),
-    }
-}
-
-#[cfg(not(feature = "log"))]
-#[inline(always)]
-fn log(_: *mut __sk_buff, _: &Step<Verdict>) {}
