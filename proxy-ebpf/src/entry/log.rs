@@ -4,41 +4,28 @@ use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use aya_log_ebpf::info;
 use bytemuck::Pod;
 use proxy_common::{Protocol, reason::Reason};
-use proxy_ebpf::{
-    ctx::TcCtx,
-    ip::Ip,
-    parse::parse,
-    verdict::{Step, Stop, Verdict},
-};
+use proxy_ebpf::{ctx::TcCtx, ip::Ip, parse::parse, verdict::End};
 
 /// Logs how a packet ended, and its tuple as it is then; packets of no service are left out.
 #[inline(always)]
-pub(super) fn ended<F: Ip, const L2: bool>(skb: *mut __sk_buff, ended: &Step<Verdict>) {
-    match ended {
-        Err(Stop::Pass(Reason::NoService | Reason::OtherProtocol | Reason::NotIp)) => {}
-        Ok(Verdict::Continue) => say::<F, L2>(skb, TRANSLATED),
-        Ok(Verdict::Reflect) => say::<F, L2>(skb, REFLECTED),
-        Err(Stop::Pass(reason)) => say::<F, L2>(skb, PASSED + reason.index()),
-        Err(Stop::Drop(reason)) => say::<F, L2>(skb, DROPPED + reason.index()),
+pub(super) fn packet<F: Ip, const L2: bool>(skb: *mut __sk_buff, end: End) {
+    let silent = [Reason::NoService, Reason::OtherProtocol].map(Reason::index);
+    if end.reason().is_none_or(|reason| reason != silent[0] && reason != silent[1]) {
+        say::<F, L2>(skb, end.0);
     }
 }
 
-const TRANSLATED: u32 = 0;
-const REFLECTED: u32 = 1;
-const PASSED: u32 = 0x100;
-const DROPPED: u32 = 0x200;
-
-/// Says it. A function of its own for the sake of the stack, like the pipelines; so the end of the way comes as a number.
+/// Says it. A function of its own, for the sake of the stack.
 #[inline(never)]
-fn say<F: Ip, const L2: bool>(skb: *mut __sk_buff, code: u32) {
-    let ctx = TcContext::new(skb);
-    let verdict = match code {
-        TRANSLATED => "goes on translated",
-        REFLECTED => "goes back",
-        PASSED..DROPPED => "passes untouched:",
-        _ => "is dropped:",
+fn say<F: Ip, const L2: bool>(skb: *mut __sk_buff, end: u32) {
+    let (ctx, end) = (TcContext::new(skb), End(end));
+    let verdict = match end {
+        End::TRANSLATED => "goes on translated",
+        End::REFLECTED => "goes back",
+        end if end.is_drop() => "is dropped:",
+        _ => "passes untouched:",
     };
-    let reason = if code < PASSED { "" } else { name(code & 0xff) };
+    let reason = end.reason().map_or("", name);
     // SAFETY: the context that the kernel gave to the program.
     let packet = unsafe { TcCtx::<L2>::new(skb) }.and_then(|ctx| parse::<F, _>(&ctx));
     let Ok(packet) = packet else {

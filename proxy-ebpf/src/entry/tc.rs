@@ -15,7 +15,7 @@ use proxy_ebpf::{
     frontend::Scope,
     ip::Ip,
     path,
-    verdict::{Step, Stop, Verdict},
+    verdict::{End, Step, Stop, Verdict},
 };
 
 /// A pod's packet on its way in.
@@ -97,45 +97,47 @@ impl Way for Out {
 #[inline(always)]
 fn run<W: Way, const L2: bool>(skb: *mut __sk_buff) -> i32 {
     match ethertype(skb) {
-        V4::ETHERTYPE => walk::<V4, W, L2>(skb),
-        V6::ETHERTYPE => walk::<V6, W, L2>(skb),
-        _ => act(skb, Err(Stop::Pass(Reason::NotIp))),
+        V4::ETHERTYPE => walked::<V4, W, L2>(skb),
+        V6::ETHERTYPE => walked::<V6, W, L2>(skb),
+        _ => {
+            count(Reason::NotIp);
+            TC_ACT_UNSPEC
+        }
     }
 }
 
-/// The way of one family's packets. A function of its own, because the compiler does not let two families' values share their places on
-/// the stack, which holds 512 bytes. It takes the context and returns a number: nothing else may cross such a border.
-#[inline(never)]
-fn walk<F: Ip, W: Way, const L2: bool>(skb: *mut __sk_buff) -> i32 {
-    // SAFETY: the context that the kernel gave to the program.
-    let ended = match unsafe { TcCtx::<L2>::new(skb) } {
-        Ok(mut ctx) => W::walk::<F, _>(&mut ctx),
-        Err(stop) => Err(stop),
-    };
+#[inline(always)]
+fn walked<F: Ip, W: Way, const L2: bool>(skb: *mut __sk_buff) -> i32 {
+    let end = End(walk::<F, W, L2>(skb));
     #[cfg(feature = "log")]
-    super::log::ended::<F, L2>(skb, &ended);
-    act(skb, ended)
+    super::log::packet::<F, L2>(skb, end);
+    act(skb, end)
+}
+
+/// The way of one family's packets; yields an [`End`]. A function of its own, because the compiler does not let two families' values share
+/// their places on the stack, which holds 512 bytes. It takes the context and returns a number: nothing else may cross such a border.
+#[inline(never)]
+fn walk<F: Ip, W: Way, const L2: bool>(skb: *mut __sk_buff) -> u32 {
+    // SAFETY: the context that the kernel gave to the program.
+    let ended = unsafe { TcCtx::<L2>::new(skb) }.and_then(|mut ctx| W::walk::<F, _>(&mut ctx));
+    if let Err(Stop::Pass(reason) | Stop::Drop(reason)) = ended {
+        count(reason);
+    }
+    End::new(ended).0
 }
 
 /// Turns the end of a packet's way into what the kernel is to do.
 #[inline(always)]
-fn act(skb: *mut __sk_buff, ended: Step<Verdict>) -> i32 {
-    match ended {
-        Ok(Verdict::Continue) => TC_ACT_UNSPEC,
-        Ok(Verdict::Reflect) => {
+fn act(skb: *mut __sk_buff, end: End) -> i32 {
+    match end {
+        End::REFLECTED => {
             // SAFETY: the context is the kernel's own.
             let ifindex = unsafe { (*skb).ifindex };
             // SAFETY: a helper that takes numbers only.
             unsafe { bpf_redirect(ifindex, 0) as i32 }
         }
-        Err(Stop::Pass(reason)) => {
-            count(reason);
-            TC_ACT_UNSPEC
-        }
-        Err(Stop::Drop(reason)) => {
-            count(reason);
-            TC_ACT_SHOT
-        }
+        end if end.is_drop() => TC_ACT_SHOT,
+        _ => TC_ACT_UNSPEC,
     }
 }
 
