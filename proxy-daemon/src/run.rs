@@ -23,7 +23,6 @@ use crate::{
     net::{self, DeviceEvent, LocalAddresses},
     reconcile::{Reconciler, Round},
     source,
-    tables::Sizes,
 };
 
 /// After a refused change, how long to wait at first and at most.
@@ -62,7 +61,7 @@ pub async fn run(config: Config) -> Result<()> {
     let control = Control {
         addresses: network.addresses,
         node_ips,
-        reconciler: Reconciler::new(config.node_name.clone(), table_sizes(&maps), maps),
+        reconciler: Reconciler::new(config.node_name.clone(), maps.sizes(), maps),
         changes,
         node_name: config.node_name,
     };
@@ -84,18 +83,6 @@ async fn shutdown() -> Result<()> {
     }
     tracing::info!("ending: programs and tables stay, traffic goes on");
     Ok(())
-}
-
-/// What fits the maps as they are, whatever the flags say now.
-fn table_sizes(maps: &KernelMaps) -> Sizes {
-    let capacity = |name| maps.capacities().into_iter().find(|(known, _)| *known == name).map_or(0, |(_, rows)| rows);
-    Sizes {
-        frontends: capacity(proxy_common::maps::FRONTENDS_V4),
-        rows: capacity(proxy_common::maps::FRONTEND_ROWS),
-        backends: capacity(proxy_common::maps::BACKENDS_V4),
-        live: capacity(proxy_common::maps::BACKEND_LIVE),
-        services: capacity(proxy_common::maps::SERVICES),
-    }
 }
 
 /// The task that owns the control path.

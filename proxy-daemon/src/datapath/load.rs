@@ -91,10 +91,10 @@ fn pinned_seed(pins: &Pins) -> Result<Option<u64>> {
     if !pins.maps().join(maps::NODE).exists() {
         return Ok(None);
     }
-    let seed = KernelMaps::open(pins)
-        .and_then(|maps| maps.node())
-        .context("reading the state of a previous run: if it cannot be saved, `shunt cleanup` removes it")?
-        .seed;
+    // This map alone: a run that was killed while it loaded may have left some of the others unmade.
+    let node =
+        KernelMaps::pinned_node(pins).context("reading the state of a previous run: if it cannot be saved, `shunt cleanup` removes it")?;
+    let seed = node.seed;
     Ok((seed != 0).then_some(seed))
 }
 

@@ -30,9 +30,11 @@ where
         self.capacity
     }
 
-    /// Walks through the entries. One that is removed while the walk is on may end it early: the next one finds the rest.
+    /// Walks through the entries. This is no snapshot: an entry that comes behind the walk is missed, and where the one that the walk stands
+    /// at goes, the kernel begins anew, so that others are seen twice. It ends after as many entries as fit; the next walk finds the rest.
     pub fn entries(&self) -> impl Iterator<Item = (FlowKey<F>, Flow<F>)> + '_ {
-        self.map.iter().filter_map(|entry| entry.ok().map(|(key, flow)| (key.0, flow.0)))
+        let most = usize::try_from(self.capacity).unwrap_or(usize::MAX);
+        self.map.iter().filter_map(|entry| entry.ok().map(|(key, flow)| (key.0, flow.0))).take(most)
     }
 
     /// The entry of a key, if it is there.

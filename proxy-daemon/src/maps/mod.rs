@@ -27,7 +27,7 @@ pub use self::{
     pins::{Direction, Pins},
     row::Row,
 };
-use crate::tables::{Change, Scope, Snapshot};
+use crate::tables::{Change, Scope, Sizes, Snapshot};
 
 /// Where changes are applied: the kernel, or what stands in for it in a test.
 pub trait Maps {
@@ -49,6 +49,7 @@ pub struct KernelMaps {
     backends6: MappedArray<Backend<V6>>,
     live: MappedArray<BackendRef>,
     services: HashMap<MapData, Row<ServiceId>, Row<ServiceRow>>,
+    services_capacity: u32,
     /// The flows of IPv4.
     pub flows4: FlowTable<V4>,
     /// The flows of IPv6.
@@ -78,6 +79,10 @@ fn open_as<T: TryFrom<Map, Error = aya::maps::MapError>>(dir: &Path, name: &'sta
     Map::from_map_data(open(dir, name)?).map_err(failed).and_then(|map| T::try_from(map).map_err(failed))
 }
 
+fn read_node(node: &Array<MapData, Row<NodeRow>>) -> Result<NodeRow, Error> {
+    node.get(&0, 0).map(|row| row.0).map_err(|source| Error::Read { map: maps::NODE, source })
+}
+
 impl KernelMaps {
     /// Opens the maps that are pinned there.
     pub fn open(pins: &Pins) -> Result<Self, Error> {
@@ -90,6 +95,7 @@ impl KernelMaps {
             backends6: MappedArray::open(dir, maps::BACKENDS_V6)?,
             live: MappedArray::open(dir, maps::BACKEND_LIVE)?,
             services: open_as(dir, maps::SERVICES)?,
+            services_capacity: capacity(dir, maps::SERVICES)?,
             flows4: FlowTable::open(dir, maps::FLOWS_V4)?,
             flows6: FlowTable::open(dir, maps::FLOWS_V6)?,
             snat4: open_as(dir, maps::SNAT_V4)?,
@@ -102,7 +108,12 @@ impl KernelMaps {
 
     /// The facts about the node.
     pub fn node(&self) -> Result<NodeRow, Error> {
-        self.node.get(&0, 0).map(|row| row.0).map_err(|source| Error::Read { map: maps::NODE, source })
+        read_node(&self.node)
+    }
+
+    /// The facts about the node, whether or not the other maps are there.
+    pub fn pinned_node(pins: &Pins) -> Result<NodeRow, Error> {
+        read_node(&open_as(&pins.maps(), maps::NODE)?)
     }
 
     /// Writes the facts about the node.
@@ -127,8 +138,19 @@ impl KernelMaps {
             (maps::BACKEND_LIVE, self.live.len()),
             (maps::FLOWS_V4, self.flows4.capacity()),
             (maps::FLOWS_V6, self.flows6.capacity()),
-            (maps::SERVICES, self.stats.len()),
+            (maps::SERVICES, self.services_capacity),
         ]
+    }
+
+    /// What fits all of them. Each keeps the size that it was made with, and not all need have been made by the same run.
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            frontends: self.frontends4.capacity().min(self.frontends6.capacity()),
+            rows: self.rows.len(),
+            backends: self.backends4.len().min(self.backends6.len()),
+            live: self.live.len(),
+            services: self.services_capacity.min(self.stats.len()),
+        }
     }
 
     fn set_backends<F: Family>(array: &MappedArray<Backend<F>>, base: u32, slots: &[Backend<F>]) -> Result<(), Error>
