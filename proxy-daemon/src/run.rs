@@ -20,7 +20,7 @@ use crate::{
     expiry::Expiry,
     maps::{KernelMaps, Pins},
     model,
-    net::{self, DeviceEvent, LocalAddresses},
+    net::{self, LocalAddresses},
     reconcile::{Reconciler, Round},
     source,
 };
@@ -46,29 +46,25 @@ pub async fn run(config: Config) -> Result<()> {
     let (node_ips, node_ips_seen) = watch::channel(Vec::new());
     let network = net::follow(config.rules(), node_ips_seen).await.context("following the node's network")?;
     spawn_expiry(&pins)?;
-    let mut attacher = Attacher::new(pins, loaded);
+    let mut attacher = Attacher::new(pins, loaded)?;
     if config.bpf_log {
         attacher.datapath_mut().print_log()?;
     }
-    let mut devices = network.devices;
-    // Before anything else: that the state is complete must mean that packets meet it.
-    while let Some(event) = devices.recv().await {
-        serve_device(&mut attacher, &event);
-        if matches!(event, DeviceEvent::Listed) {
-            break;
-        }
-    }
-    let control = Control {
+    let mut control = Control {
         addresses: network.addresses,
         node_ips,
         reconciler: Reconciler::new(config.node_name.clone(), maps.sizes(), maps),
         changes,
         node_name: config.node_name,
     };
+    control.begin()?;
+    let mut devices = datapath::serve(attacher, network.devices)?;
+    // Before any table is filled: that the state is complete must mean that packets meet it.
+    devices.listed().await?;
     tracing::info!(bpffs = %config.bpffs.display(), "started");
     tokio::select! {
         result = control.run() => result,
-        result = attach_devices(attacher, devices) => result,
+        error = devices.ended() => Err(error),
         result = shutdown() => result,
     }
 }
@@ -95,10 +91,14 @@ struct Control {
 }
 
 impl Control {
+    /// Writes what programs rely on from their first packet on.
+    fn begin(&mut self) -> Result<()> {
+        self.note_node(false)?;
+        self.take_addresses()
+    }
+
     /// Takes in what comes, the first change at once and what has gathered meanwhile together.
     async fn run(mut self) -> Result<()> {
-        self.note_node(false)?;
-        self.take_addresses()?;
         let mut synced = false;
         let mut wait = RETRY.0;
         let mut retry_at = None;
@@ -200,29 +200,6 @@ impl Control {
         }
         maps.set_node(NodeRow { name, synced: u32::from(synced), ..before })?;
         Ok(())
-    }
-}
-
-/// The task that owns the programs on the devices.
-async fn attach_devices(mut attacher: Attacher, mut events: mpsc::UnboundedReceiver<DeviceEvent>) -> Result<()> {
-    while let Some(event) = events.recv().await {
-        serve_device(&mut attacher, &event);
-    }
-    anyhow::bail!("the network is not followed any more")
-}
-
-/// Does what an event asks for. A device that cannot be served does not keep others from it.
-fn serve_device(attacher: &mut Attacher, event: &DeviceEvent) {
-    let result = match event {
-        DeviceEvent::Attach(device) => attacher.attach(device),
-        // Programs are attached by name: a device that was renamed at that moment is still without.
-        DeviceEvent::Changed(device) if !attacher.is_attached(device.ifindex) => attacher.attach(device),
-        DeviceEvent::Changed(_) => Ok(()),
-        DeviceEvent::Detach { device, gone } => attacher.detach(device, *gone),
-        DeviceEvent::Listed => attacher.sweep(),
-    };
-    if let Err(error) = result {
-        tracing::error!(error = format!("{error:#}"), "a device could not be served");
     }
 }
 

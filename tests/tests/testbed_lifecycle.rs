@@ -2,11 +2,17 @@
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, net::SocketAddr, thread, time::Duration};
+    use std::{
+        collections::BTreeMap,
+        net::SocketAddr,
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+        time::Duration,
+    };
 
     use anyhow::{Result, bail, ensure};
     use shunt_tests::{
-        Cases, Cni, Daemon, Family, Host as _, Node, Pod, Testbed, addr, gate,
+        Addrs, Cases, Cni, Daemon, Family, Host as _, Node, Pod, Testbed, addr, gate,
         objects::{Endpoint, Service},
         tcx::{self, ForeignProgram, Verdict},
         traffic::{EchoServer, Load, LoadReport, PingReport, Pinger, UdpClient},
@@ -20,6 +26,8 @@ mod tests {
     const RATE: u32 = 500;
     /// A new pod must be served when it is this old: its first packet is a DNS query.
     const NEW_POD_LIMIT: Duration = Duration::from_millis(50);
+    /// So many services that the control path is busy for far longer than that.
+    const MANY: u16 = 2000;
 
     /// All of these want the machine for themselves, so they follow each other on one testbed.
     #[test]
@@ -47,6 +55,36 @@ mod tests {
     #[test]
     fn a_new_pods_first_packet_is_served_with_routed_pods() {
         new_pods(Cni::Routed);
+    }
+
+    /// The node moves from zone to zone, so that every service port is planned again all the time.
+    #[test]
+    fn a_new_pods_first_packet_is_served_while_the_control_path_is_busy() {
+        if gate::skip(gate::DAEMON) {
+            return;
+        }
+        let scene = Scene::build(Cni::Bridge);
+        scene.publish(&[&scene.b, &scene.c]);
+        let endpoints = [&scene.b, &scene.c, &scene.d].map(Endpoint::pod);
+        let many: Vec<_> = (1..=MANY).flat_map(|n| numbered(n).with_endpoints(&endpoints)).collect();
+        scene.bed.manifests().write("many", &many).unwrap();
+        let _daemon = Daemon::on(scene.n1(), &scene.bed).start().unwrap();
+        let done = AtomicBool::new(false);
+        let mut cases = Cases::new();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for zone in 0.. {
+                    scene.move_to_zone(zone).unwrap();
+                    thread::sleep(NEW_POD_LIMIT);
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+            });
+            (0..10).for_each(|n| new_pod(&scene, n, &mut cases));
+            done.store(true, Ordering::Relaxed);
+        });
+        cases.finish();
     }
 
     /// The foreign program runs behind ours, so its verdict only counts when ours passes the packet on.
@@ -136,6 +174,12 @@ mod tests {
             let service = service.node_port(PORT, TARGET, NODE_PORT);
             let endpoints: Vec<_> = pods.iter().map(|pod| Endpoint::pod(pod)).collect();
             self.bed.manifests().write("web", &service.with_endpoints(&endpoints)).unwrap();
+        }
+
+        fn move_to_zone(&self, zone: u32) -> Result<()> {
+            let mut node = self.n1().manifest();
+            node["metadata"]["labels"]["topology.kubernetes.io/zone"] = format!("z{zone}").into();
+            self.bed.manifests().write("nodes", &[node, self.bed.node(1).manifest()])
         }
 
         fn endpoints_change(&self) -> Result<()> {
@@ -243,13 +287,24 @@ mod tests {
         let _daemon = Daemon::on(scene.n1(), &scene.bed).start().unwrap();
         let mut cases = Cases::new();
         for n in 0..10 {
-            let pod = scene.n1().pod(&format!("new{n}")).unwrap();
-            thread::sleep(NEW_POD_LIMIT);
-            for family in Family::ALL {
-                cases.run(format!("pod {n}, first question over {family}"), || Ok(pod.ask(cluster_ip(family)).map(drop)?));
-            }
+            new_pod(&scene, n, &mut cases);
         }
         cases.finish();
+    }
+
+    fn new_pod(scene: &Scene, n: u32, cases: &mut Cases) {
+        let pod = scene.n1().pod(&format!("new{n}")).unwrap();
+        thread::sleep(NEW_POD_LIMIT);
+        for family in Family::ALL {
+            cases.run(format!("pod {n}, first question over {family}"), || Ok(pod.ask(cluster_ip(family)).map(drop)?));
+        }
+    }
+
+    /// One of many services.
+    fn numbered(n: u16) -> Service {
+        let [high, low] = n.to_be_bytes();
+        let addrs = Addrs::new(&format!("10.96.{}.{low}", high + 1), &format!("fd00:10:96::1:{n:x}"));
+        Service::named(&format!("many{n}")).cluster_ips(addrs).port(PORT, TARGET)
     }
 
     const CLEANUP: &[gate::Need] = &[gate::Need::Tool("tc")];

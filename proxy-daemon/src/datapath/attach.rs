@@ -1,50 +1,153 @@
-//! Programs on devices: attached, adopted from a previous run, and taken off again.
+//! Which devices have our programs, and which still wait for them.
 //!
-//! On kernels with tcx (6.6) a program is attached by a link of its own, which is pinned: the kernel keeps it without the daemon, and a
-//! program is exchanged by one update of the link. On older kernels it is a filter of the clsact qdisc with a priority and a handle of
-//! ours. Either way other programs on the device are left alone and see the packet after ours.
+//! In: what happened to devices. Out: programs on them. A device that cannot be served does not keep others from it, and loses nothing
+//! that it has from a previous run; it waits and is tried again.
 
-use std::{collections::BTreeMap, fs, io};
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result};
-use aya::{
-    programs::{
-        LinkOrder, ProgramError, TcAttachType,
-        links::{FdLink, PinnedLink},
-        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
-    },
-    sys::{NetlinkError, SyscallError},
-};
 
-use super::load::Datapath;
+use super::{
+    hook::{self, Way},
+    load::Datapath,
+};
 use crate::{
     maps::{Direction, Pins},
-    net::{Device, Role},
+    net::{Device, DeviceEvent, Role},
 };
 
-/// Our filters in clsact. The priority is early, so that policy of others sees the translated packet.
-const PRIORITY: u16 = 50;
-const HANDLE: TcHandle = TcHandle::new(0x5348, 0x554e);
-
-/// How programs are attached on this kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    Tcx,
-    Clsact,
-}
-
-/// Attaches programs to devices. One task owns it.
+/// Attaches programs to devices. One thread owns it.
 pub struct Attacher {
     pins: Pins,
     datapath: Datapath,
     way: Way,
-    attached: BTreeMap<u32, Device>,
+    attached: BTreeSet<u32>,
+    waiting: BTreeMap<u32, Waiting>,
 }
 
-const fn attach_type(direction: Direction) -> TcAttachType {
-    match direction {
-        Direction::Ingress => TcAttachType::Ingress,
-        Direction::Egress => TcAttachType::Egress,
+/// A device whose programs could not be attached.
+struct Waiting {
+    device: Device,
+    /// What was logged last.
+    error: String,
+    tries: u32,
+}
+
+impl Attacher {
+    /// An attacher for these programs, with nothing attached yet.
+    pub fn new(pins: Pins, datapath: Datapath) -> Result<Self> {
+        let way = Way::of_this_kernel()?;
+        if way == Way::Clsact {
+            tracing::info!("the kernel has no tcx: using clsact");
+        }
+        Ok(Self { pins, datapath, way, attached: BTreeSet::new(), waiting: BTreeMap::new() })
+    }
+
+    /// Does what an event asks for.
+    pub fn serve(&mut self, event: &DeviceEvent) {
+        match event {
+            DeviceEvent::Changed(device) if self.attached.contains(&device.ifindex) => {}
+            // A device that had gone for a moment, or was renamed at the wrong one, is still without.
+            DeviceEvent::Attach(device) | DeviceEvent::Changed(device) => self.attach(device),
+            DeviceEvent::Detach { device, gone } => self.detach(device, *gone),
+            DeviceEvent::Listed => self.sweep(),
+        }
+    }
+
+    /// Whether there are devices to be tried again.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Tries those devices again.
+    pub fn retry(&mut self) {
+        let devices: Vec<Device> = self.waiting.values().map(|waiting| waiting.device.clone()).collect();
+        for device in devices {
+            self.attach(&device);
+        }
+    }
+
+    /// The programs.
+    pub fn datapath_mut(&mut self) -> &mut Datapath {
+        &mut self.datapath
+    }
+
+    fn attach(&mut self, device: &Device) {
+        match self.put_both(device) {
+            Ok(()) => {
+                let tries = self.waiting.remove(&device.ifindex).map_or(0, |waiting| waiting.tries) + 1;
+                tracing::info!(iface = device.name, ifindex = device.ifindex, role = device.role.name(), tries, "attached");
+                self.attached.insert(device.ifindex);
+            }
+            Err(error) if hook::is_gone(&error) => {
+                self.waiting.remove(&device.ifindex);
+                tracing::debug!(iface = device.name, ifindex = device.ifindex, "the device went before its programs were attached");
+            }
+            Err(error) => self.note_failure(device, format!("{error:#}")),
+        }
+    }
+
+    /// Lets a device wait, and says why once while it is the same.
+    fn note_failure(&mut self, device: &Device, error: String) {
+        let fresh = Waiting { device: device.clone(), error: String::new(), tries: 0 };
+        let waiting = self.waiting.entry(device.ifindex).or_insert(fresh);
+        waiting.device.clone_from(device);
+        waiting.tries += 1;
+        if waiting.error != error {
+            tracing::error!(iface = device.name, error, tries = waiting.tries, "a device cannot be served, to be tried again");
+            waiting.error = error;
+        }
+    }
+
+    /// Attaches the programs of a device's role, replies first: what is translated on its way in must be translated back.
+    fn put_both(&mut self, device: &Device) -> Result<()> {
+        for direction in [Direction::Egress, Direction::Ingress] {
+            let program = self.datapath.program(program_name(device, direction))?;
+            hook::put(self.way, program, &self.pins, device.ifindex, direction)
+                .with_context(|| format!("attaching tc {direction} to {}", device.name))?;
+        }
+        Ok(())
+    }
+
+    /// Takes our programs off a device, or only forgets them when the device itself has `gone`.
+    fn detach(&mut self, device: &Device, gone: bool) {
+        self.attached.remove(&device.ifindex);
+        self.waiting.remove(&device.ifindex);
+        for direction in Direction::ALL {
+            self.take_off(device.ifindex, direction, gone);
+        }
+        tracing::info!(iface = device.name, ifindex = device.ifindex, gone, "detached");
+    }
+
+    fn take_off(&self, ifindex: u32, direction: Direction, gone: bool) {
+        let result = match self.way {
+            Way::Tcx => hook::unpin(&self.pins, ifindex, direction),
+            Way::Clsact if gone => Ok(()),
+            Way::Clsact => hook::remove_filter(ifindex, direction),
+        };
+        if let Err(error) = result {
+            tracing::error!(ifindex, error = format!("{error:#}"), "a program could not be taken off a device");
+        }
+    }
+
+    /// Takes off what a previous run has left on devices that were not reported: they are not ours any more, or have gone since.
+    fn sweep(&self) {
+        let left = match self.way {
+            Way::Tcx => hook::pinned_links(&self.pins),
+            Way::Clsact => hook::filters(),
+        };
+        let left = match left {
+            Ok(left) => left,
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "what a previous run has left on devices is not known");
+                return;
+            }
+        };
+        for (ifindex, direction) in left {
+            if !self.attached.contains(&ifindex) && !self.waiting.contains_key(&ifindex) {
+                self.take_off(ifindex, direction, false);
+            }
+        }
     }
 }
 
@@ -58,188 +161,4 @@ fn program_name(device: &Device, direction: Direction) -> &'static str {
         (Role::Uplink, false, Direction::Ingress) => "uplink_l3_ingress",
         (Role::Uplink, false, Direction::Egress) => "uplink_l3_egress",
     }
-}
-
-impl Attacher {
-    /// An attacher for these programs, with nothing attached yet.
-    pub fn new(pins: Pins, datapath: Datapath) -> Self {
-        Self { pins, datapath, way: Way::Tcx, attached: BTreeMap::new() }
-    }
-
-    /// Whether a device has its programs.
-    pub fn is_attached(&self, ifindex: u32) -> bool {
-        self.attached.contains_key(&ifindex)
-    }
-
-    /// Attaches the programs of a device's role, replies first: what is translated on its way in must be translated back.
-    ///
-    /// A device that has gone meanwhile is no error.
-    pub fn attach(&mut self, device: &Device) -> Result<()> {
-        for direction in [Direction::Egress, Direction::Ingress] {
-            let result = self.attach_one(device, direction);
-            if result.as_ref().is_err_and(is_gone) {
-                tracing::debug!(iface = device.name, "the device went before its programs were attached");
-                return Ok(());
-            }
-            result.with_context(|| format!("attaching tc {direction} to {}", device.name))?;
-        }
-        tracing::info!(iface = device.name, ifindex = device.ifindex, role = device.role.name(), "attached");
-        self.attached.insert(device.ifindex, device.clone());
-        Ok(())
-    }
-
-    fn attach_one(&mut self, device: &Device, direction: Direction) -> Result<()> {
-        if self.way == Way::Tcx {
-            match self.attach_tcx(device, direction) {
-                Err(error) if is_unsupported(&error) => {
-                    tracing::info!("the kernel has no tcx: using clsact");
-                    self.way = Way::Clsact;
-                }
-                result => return result,
-            }
-        }
-        self.attach_clsact(device, direction)
-    }
-
-    fn attach_tcx(&mut self, device: &Device, direction: Direction) -> Result<()> {
-        let pin = self.pins.link(device.ifindex, direction);
-        let program = self.datapath.program(program_name(device, direction))?;
-        if let Ok(pinned) = PinnedLink::from_pin(&pin) {
-            let link: SchedClassifierLink = FdLink::from(pinned).try_into().context("adopting a pinned link")?;
-            match program.attach_to_link(link) {
-                Ok(id) => {
-                    drop_keeping(program.take_link(id)?);
-                    return Ok(());
-                }
-                // The link of an earlier device with the same index: the kernel has severed it.
-                Err(error) => tracing::debug!(iface = device.name, %direction, %error, "a pinned link is of no use any more"),
-            }
-            fs::remove_file(&pin).with_context(|| format!("removing {}", pin.display()))?;
-        }
-        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-        let id = program.attach_with_options(&device.name, attach_type(direction), options)?;
-        let link: FdLink = program.take_link(id)?.try_into().context("taking a tcx link")?;
-        drop(link.pin(&pin).with_context(|| format!("pinning {}", pin.display()))?);
-        Ok(())
-    }
-
-    fn attach_clsact(&mut self, device: &Device, direction: Direction) -> Result<()> {
-        match qdisc_add_clsact(&device.name) {
-            Err(error) if !already_exists(&error) => return Err(ProgramError::from(error).into()),
-            _ => {}
-        }
-        let kind = attach_type(direction);
-        let program = self.datapath.program(program_name(device, direction))?;
-        let fresh = TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE, classid: None });
-        let id = match program.attach_with_options(&device.name, kind, fresh) {
-            Err(ProgramError::TcError(error)) if already_exists(&error) => {
-                let ours = SchedClassifierLink::attached(&device.name, kind, PRIORITY, HANDLE, None)?;
-                program.attach_to_link(ours)?
-            }
-            result => result?,
-        };
-        drop_keeping(program.take_link(id)?);
-        Ok(())
-    }
-
-    /// Takes our programs off a device, or only forgets them when the device itself has `gone`.
-    pub fn detach(&mut self, device: &Device, gone: bool) -> Result<()> {
-        self.attached.remove(&device.ifindex);
-        for direction in Direction::ALL {
-            remove_link(&self.pins, device.ifindex, direction)?;
-            if self.way == Way::Clsact && !gone {
-                remove_filter(&device.name, direction)?;
-            }
-        }
-        tracing::info!(iface = device.name, ifindex = device.ifindex, gone, "detached");
-        Ok(())
-    }
-
-    /// Removes pinned links of devices that were not reported: left by a previous run for devices that have gone since.
-    pub fn sweep(&self) -> Result<()> {
-        for (ifindex, direction) in pinned_links(&self.pins)? {
-            if !self.attached.contains_key(&ifindex) {
-                remove_link(&self.pins, ifindex, direction)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The programs.
-    pub fn datapath_mut(&mut self) -> &mut Datapath {
-        &mut self.datapath
-    }
-}
-
-/// The hooks that have a pinned link.
-pub(super) fn pinned_links(pins: &Pins) -> Result<Vec<(u32, Direction)>> {
-    let dir = pins.links();
-    let mut links = Vec::new();
-    for entry in fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))? {
-        let name = entry.with_context(|| format!("reading {}", dir.display()))?.file_name();
-        links.extend(name.to_str().and_then(Pins::parse_link));
-    }
-    Ok(links)
-}
-
-/// Unpins a link, which takes the program off its device.
-pub(super) fn remove_link(pins: &Pins, ifindex: u32, direction: Direction) -> Result<()> {
-    let pin = pins.link(ifindex, direction);
-    match fs::remove_file(&pin) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(|| format!("removing {}", pin.display())),
-        _ => Ok(()),
-    }
-}
-
-/// Removes our filter from clsact, if it is there.
-pub(super) fn remove_filter(iface: &str, direction: Direction) -> Result<()> {
-    use aya::programs::links::Link as _;
-    let Ok(link) = SchedClassifierLink::attached(iface, attach_type(direction), PRIORITY, HANDLE, None) else {
-        // No such device.
-        return Ok(());
-    };
-    match link.detach() {
-        Err(ProgramError::NetlinkError(error)) if is_missing(&error) => Ok(()),
-        result => result.with_context(|| format!("removing the tc {direction} filter of {iface}")),
-    }
-}
-
-/// Gives up a link without taking the program off: the kernel keeps it.
-fn drop_keeping(link: SchedClassifierLink) {
-    std::mem::forget(link);
-}
-
-/// The kernel's word behind an error of aya, which does not always show it as a cause.
-fn errno(error: &anyhow::Error) -> Option<i32> {
-    error.chain().find_map(|cause| match cause.downcast_ref::<ProgramError>() {
-        Some(ProgramError::TcError(error)) => tc_errno(error),
-        _ => cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error),
-    })
-}
-
-fn is_gone(error: &anyhow::Error) -> bool {
-    matches!(errno(error), Some(libc::ENODEV | libc::ENXIO))
-}
-
-/// Before 6.6 the kernel does not know the attach type.
-fn is_unsupported(error: &anyhow::Error) -> bool {
-    let refused = error.downcast_ref::<ProgramError>();
-    matches!(refused, Some(ProgramError::SyscallError(SyscallError { io_error, .. })) if io_error.raw_os_error() == Some(libc::EINVAL))
-}
-
-fn tc_errno(error: &TcError) -> Option<i32> {
-    match error {
-        TcError::NetlinkError(error) => error.raw_os_error(),
-        TcError::IoError(error) => error.raw_os_error(),
-        TcError::NulError(_) | TcError::AlreadyAttached | TcError::InvalidTcxAttach(_) | TcError::InvalidLinkOperation => None,
-    }
-}
-
-fn already_exists(error: &TcError) -> bool {
-    matches!(error, TcError::AlreadyAttached) || tc_errno(error) == Some(libc::EEXIST)
-}
-
-/// No such filter, or no qdisc that could have one.
-fn is_missing(error: &NetlinkError) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL | libc::ENODEV))
 }

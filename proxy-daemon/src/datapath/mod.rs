@@ -6,9 +6,11 @@
 mod attach;
 mod claim;
 mod clock;
+mod hook;
 mod load;
 mod prepare;
 mod remove;
+mod serve;
 
 pub use self::{
     attach::Attacher,
@@ -17,4 +19,5 @@ pub use self::{
     load::{Datapath, Options, load},
     prepare::{PrepareError, prepare},
     remove::remove_all,
+    serve::{Serving, serve},
 };

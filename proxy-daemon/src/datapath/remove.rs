@@ -4,24 +4,24 @@ use std::{fs, io, path::Path};
 
 use anyhow::{Context as _, Result};
 
-use super::attach::{pinned_links, remove_filter, remove_link};
-use crate::maps::{Direction, Pins};
+use super::hook;
+use crate::maps::Pins;
 
-/// Removes programs from the devices of this network namespace, and everything pinned. Yields how many hooks were freed by unpinning.
+/// Removes programs from the devices of this network namespace, and everything pinned. Yields how many hooks were freed.
 ///
-/// A clsact qdisc stays: others may have filters in it, and an empty one does nothing.
+/// Filters are ours without pins as well: those may have been taken away by hand. A clsact qdisc stays: others may have filters in it, and
+/// an empty one does nothing.
 pub fn remove_all(pins: &Pins) -> Result<usize> {
+    let filters = hook::filters()?;
+    for (ifindex, direction) in &filters {
+        hook::remove_filter(*ifindex, *direction)?;
+    }
     if !pins.version().exists() {
-        return Ok(0);
+        return Ok(filters.len());
     }
-    let links = pinned_links(pins).unwrap_or_default();
+    let links = hook::pinned_links(pins).unwrap_or_default();
     for (ifindex, direction) in &links {
-        remove_link(pins, *ifindex, *direction)?;
-    }
-    for iface in &nix::net::if_::if_nameindex().context("if_nameindex")? {
-        for direction in Direction::ALL {
-            remove_filter(&iface.name().to_string_lossy(), direction)?;
-        }
+        hook::unpin(pins, *ifindex, *direction)?;
     }
     remove_dir(&pins.version())?;
     // The folder itself only if it is empty: it is the user's.
@@ -31,7 +31,7 @@ pub fn remove_all(pins: &Pins) -> Result<usize> {
         }
         _ => {}
     }
-    Ok(links.len())
+    Ok(filters.len() + links.len())
 }
 
 /// Removes a folder of pins. `remove_dir_all` is of no use: bpffs does not tell the type of its entries in time.

@@ -20,6 +20,8 @@ pub struct BpfFilter {
     pub ifindex: u32,
     /// At the device's ingress, else at its egress.
     pub ingress: bool,
+    pub priority: u16,
+    pub handle: u32,
     pub program_id: u32,
 }
 
@@ -45,10 +47,18 @@ async fn of_device(handle: &Handle, ifindex: u32) -> Result<Vec<BpfFilter>, Erro
         let request = if ingress { request.ingress() } else { request.egress() };
         let messages: Result<Vec<TcMessage>, _> = request.execute().try_collect().await;
         let messages = messages.map_err(|source| Error::Request { request: "RTM_GETTFILTER", source })?;
-        let found = messages.iter().flat_map(program_ids);
-        filters.extend(found.map(|program_id| BpfFilter { ifindex, ingress, program_id }));
+        for message in &messages {
+            let (handle, priority) = (message.header.handle.into(), priority(message.header.info));
+            filters.extend(program_ids(message).map(|program_id| BpfFilter { ifindex, ingress, priority, handle, program_id }));
+        }
     }
     Ok(filters)
+}
+
+/// The upper half; the lower one is the protocol.
+fn priority(info: u32) -> u16 {
+    let [a, b, _, _] = info.to_be_bytes();
+    u16::from_be_bytes([a, b])
 }
 
 fn program_ids(filter: &TcMessage) -> impl Iterator<Item = u32> {
