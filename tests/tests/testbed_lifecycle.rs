@@ -125,6 +125,9 @@ mod tests {
         let mut daemon = Daemon::on(scene.n1(), &scene.bed).start().unwrap();
         scene.a.connect(cluster_ip(Family::V4)).unwrap();
         assert_ne!(programs(scene.n1(), devices), before, "the daemon attached nothing");
+        let refusal = daemon.cleanup().unwrap_err().to_string();
+        assert!(refusal.contains("end it first"), "{refusal}");
+        scene.a.connect(cluster_ip(Family::V4)).unwrap();
         daemon.terminate().unwrap();
         scene.a.connect(cluster_ip(Family::V4)).unwrap();
         daemon.cleanup().unwrap();

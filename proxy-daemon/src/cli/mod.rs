@@ -88,15 +88,11 @@ pub fn prog(pins: &Pins, command: &ProgCommand) -> Result<()> {
 }
 
 /// `shunt cleanup`: takes away all that is ours in this network namespace and below the folder of the pins. That nothing is there
-/// is no failure.
+/// is no failure; that a daemon uses it is one, and then all of it stays.
 pub fn cleanup(pins: &Pins) -> Result<()> {
-    // Whatever is wrong with the row: it is about to go.
-    let pid = KernelMaps::open(pins).and_then(|kernel| kernel.node()).map_or(0, |row| row.pid);
-    if status::is_daemon(pid) {
-        tracing::warn!(pid, "shunt runs on this node and loses its programs and maps: end it first");
-    }
-    let unpinned = datapath::remove_all(pins).with_context(|| format!("cleaning up {}", pins.root().display()))?;
-    tracing::info!(bpffs = %pins.root().display(), hooks = unpinned, "removed programs and maps");
+    let _claim = datapath::claim_at_once(pins)?;
+    let freed = datapath::remove_all(pins).with_context(|| format!("cleaning up {}", pins.root().display()))?;
+    tracing::info!(bpffs = %pins.root().display(), hooks = freed, "removed programs and maps");
     Ok(())
 }
 

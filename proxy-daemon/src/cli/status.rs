@@ -114,7 +114,7 @@ fn entries(map: &str, state: &State, flows: Flows) -> usize {
 }
 
 /// Whether a process is `shunt run`. Pids are used again, so the number alone does not tell.
-pub(super) fn is_daemon(pid: u32) -> bool {
+fn is_daemon(pid: u32) -> bool {
     let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     pid != 0 && is_run(&command)
 }

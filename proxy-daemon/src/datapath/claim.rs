@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -17,16 +17,50 @@ pub struct Claim {
 
 /// Takes the right, and waits for it while another daemon has it, as when one takes over from another.
 pub fn claim(pins: &Pins) -> Result<Claim> {
+    if let Some(claim) = lock(pins, FlockArg::LockExclusiveNonblock)? {
+        return Ok(claim);
+    }
+    tracing::warn!(bpffs = %pins.root().display(), "another shunt runs with the same --bpffs: waiting for it to end");
+    lock(pins, FlockArg::LockExclusive)?.context("the lock is another's after all")
+}
+
+/// Takes the right, and fails while a daemon has it. Where nothing is pinned there is nothing to take.
+pub fn claim_at_once(pins: &Pins) -> Result<Option<Claim>> {
+    if !pins.version().exists() {
+        return Ok(None);
+    }
+    let claim = lock(pins, FlockArg::LockExclusiveNonblock)?;
+    if claim.is_none() {
+        bail!("shunt is running with --bpffs {}: end it first", pins.root().display());
+    }
+    Ok(claim)
+}
+
+/// The right, or nothing where another has it and it is not waited for.
+fn lock(pins: &Pins, how: FlockArg) -> Result<Option<Claim>> {
     let dir = pins.version();
     let locking = || format!("locking {}", dir.display());
-    let file = File::open(&dir).with_context(locking)?;
-    let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Err((file, Errno::EWOULDBLOCK)) => {
-            tracing::warn!(bpffs = %pins.root().display(), "another shunt runs with the same --bpffs: waiting for it to end");
-            Flock::lock(file, FlockArg::LockExclusive)
-        }
-        result => result,
-    };
-    let lock = lock.map_err(|(_, errno)| errno).with_context(locking)?;
-    Ok(Claim { _lock: lock })
+    match Flock::lock(File::open(&dir).with_context(locking)?, how) {
+        Ok(lock) => Ok(Some(Claim { _lock: lock })),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno).with_context(locking),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_daemon_uses_cannot_be_claimed_to_be_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let pins = Pins::new(dir.path().to_owned());
+        assert!(claim_at_once(&pins).unwrap().is_none());
+        std::fs::create_dir(pins.version()).unwrap();
+        let daemon = claim(&pins).unwrap();
+        let refusal = claim_at_once(&pins).err().unwrap().to_string();
+        assert!(refusal.ends_with("end it first"), "{refusal}");
+        drop(daemon);
+        assert!(claim_at_once(&pins).unwrap().is_some());
+    }
 }

@@ -14,7 +14,7 @@ mod serve;
 
 pub use self::{
     attach::Attacher,
-    claim::{Claim, claim},
+    claim::{Claim, claim, claim_at_once},
     clock::{Clock, jiffies_per_second},
     load::{Datapath, Options, load},
     prepare::{PrepareError, prepare},
