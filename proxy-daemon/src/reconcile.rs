@@ -2,7 +2,8 @@
 //!
 //! A round takes the service ports that a change has made dirty, plans each and applies what differs. Nothing is written before the first
 //! complete lists are in. A service port that does not fit is tried again when room may have come; what was loaded of it before stays. When
-//! the kernel refuses a change, the mirror is read back from the maps and everything is compared again.
+//! the kernel refuses a change, the mirror is read back from the maps and everything is compared again, but for the service port itself:
+//! it waits until it changes or is told to be tried again, and comes last then, so that it keeps no other from being served.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +25,7 @@ pub struct Round {
     pub planned: usize,
     /// Changes that were applied.
     pub changes: usize,
-    /// Something could not be applied: another round is due soon.
+    /// Something could not be applied: [`Reconciler::retry`] and another round are due soon.
     pub retry: bool,
 }
 
@@ -41,6 +42,8 @@ pub struct Reconciler<M> {
     pending: BTreeSet<ServicePortName>,
     /// What does not fit, with the message that was logged.
     refused: BTreeMap<ServicePortName, String>,
+    /// Those with a change that the kernel refused, the last to fail last, with the message that was logged.
+    failed: Vec<(ServicePortName, String)>,
     noticed: BTreeSet<ServicePortName>,
 }
 
@@ -58,6 +61,7 @@ impl<M: Maps> Reconciler<M> {
             maps,
             pending: BTreeSet::new(),
             refused: BTreeMap::new(),
+            failed: Vec::new(),
             noticed: BTreeSet::new(),
         }
     }
@@ -113,29 +117,46 @@ impl<M: Maps> Reconciler<M> {
             tracing::warn!("{notice}");
         }
         self.pending.append(&mut self.model.take_dirty());
-        if let Err(error) = self.adopt(Instant::now()) {
+        if let Err(error) = self.adopt() {
             tracing::warn!(error = &error as &dyn std::error::Error, "reading the maps back failed, to be tried again");
             return Round { retry: true, ..round };
         }
-        // Room comes from what leaves: services that are gone first, then what did not fit before.
-        let pending = std::mem::take(&mut self.pending);
-        let refused: Vec<_> = self.refused.keys().cloned().collect();
-        let (alive, gone): (BTreeSet<_>, BTreeSet<_>) =
-            pending.into_iter().chain(refused).partition(|name| self.model.service_port(name).is_some());
-        for name in gone.iter().chain(&alive) {
+        for name in self.due() {
             round.planned += 1;
             // The time of each by itself: what it takes away rests from then on, however long the round is.
-            match self.bring(name, Instant::now()) {
+            match self.bring(&name, Instant::now()) {
                 Ok(changes) => round.changes += changes,
-                Err(Failure::Tables(error)) => self.note_refusal(name, &error),
+                Err(Failure::Tables(error)) => self.note_refusal(&name, &error),
                 Err(Failure::Maps(error)) => {
-                    tracing::warn!(service = %name, error = &error as &dyn std::error::Error, "the kernel refused a change, to be tried again");
+                    self.note_failure(name, error);
                     self.start_over();
                     return Round { retry: true, ..round };
                 }
             }
+            self.failed.retain(|(failed, _)| *failed != name);
         }
+        round.retry = !self.failed.is_empty();
         round
+    }
+
+    /// Lets the next round try again what the kernel has refused.
+    pub fn retry(&mut self) {
+        self.pending.extend(self.failed.iter().map(|(name, _)| name.clone()));
+    }
+
+    /// What there is to bring to its plan. Room comes from what leaves: services that are gone first, then what did not fit before. What
+    /// failed comes last, since nothing comes after what fails again.
+    fn due(&mut self) -> Vec<ServicePortName> {
+        let mut pending = std::mem::take(&mut self.pending);
+        let failed: Vec<_> = self.failed.iter().filter(|(name, _)| pending.remove(name)).map(|(name, _)| name.clone()).collect();
+        let refused = self.refused.keys().filter(|name| !self.has_failed(name)).cloned();
+        let (alive, gone): (BTreeSet<_>, BTreeSet<_>) =
+            pending.into_iter().chain(refused).partition(|name| self.model.service_port(name).is_some());
+        gone.into_iter().chain(alive).chain(failed).collect()
+    }
+
+    fn has_failed(&self, name: &ServicePortName) -> bool {
+        self.failed.iter().any(|(failed, _)| failed == name)
     }
 
     /// Clears what has rested, and what a run left that ended half-way. Now and again is often enough.
@@ -151,14 +172,17 @@ impl<M: Maps> Reconciler<M> {
     }
 
     /// Reads back what a previous run, or a round that failed, has left in the maps. What it serves and the cluster does not know any more
-    /// becomes pending, as everything else.
-    fn adopt(&mut self, now: Instant) -> Result<(), maps::Error> {
+    /// becomes pending, as everything else but what has failed.
+    fn adopt(&mut self) -> Result<(), maps::Error> {
         if self.tables.is_some() {
             return Ok(());
         }
-        let tables = Tables::restore(self.sizes, &self.maps.snapshot()?, now);
-        self.pending.extend(tables.names().cloned());
-        self.pending.extend(self.model.service_port_names());
+        let snapshot = self.maps.snapshot()?;
+        // Not before: what is free rests from when it was seen to be free.
+        let tables = Tables::restore(self.sizes, &snapshot, Instant::now());
+        let names = tables.names().cloned().chain(self.model.service_port_names()).filter(|name| !self.has_failed(name));
+        let names: Vec<_> = names.collect();
+        self.pending.extend(names);
         self.tables = Some(tables);
         Ok(())
     }
@@ -199,9 +223,14 @@ impl<M: Maps> Reconciler<M> {
         }
     }
 
-    /// How many service ports are not served as they should be.
-    pub fn refused(&self) -> usize {
-        self.refused.len()
+    /// Says why the kernel refused a change of a service port, once while it is the same, and puts the service port last.
+    fn note_failure(&mut self, name: ServicePortName, error: maps::Error) {
+        let message = format!("{:#}", anyhow::Error::from(error));
+        let before = self.failed.iter().position(|(failed, _)| *failed == name).map(|at| self.failed.remove(at).1);
+        if before.as_ref() != Some(&message) {
+            tracing::warn!(service = %name, error = message, "the kernel refused a change, to be tried again");
+        }
+        self.failed.push((name, message));
     }
 }
 
@@ -215,7 +244,7 @@ enum Failure {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
+    use std::{net::SocketAddr, thread, time::Duration};
 
     use aya::maps::MapError;
 
@@ -230,17 +259,20 @@ mod tests {
 
     const SIZES: Sizes = Sizes { frontends: 64, rows: 128, backends: 1024, live: 1024, services: 64 };
 
-    /// Maps that refuse the n-th change from now, once.
+    /// Maps that refuse the n-th change from now, once, and frontends of some addresses, always. Reading them takes a while.
     #[derive(Clone, Default)]
     struct Fake {
         kernel: Kernel,
         refuse_in: Option<usize>,
+        refused: Vec<IpAddr>,
         applied: usize,
+        read_time: Duration,
     }
 
     impl Maps for Fake {
         fn apply(&mut self, change: &tables::Change) -> Result<(), maps::Error> {
-            if self.refuse_in == Some(0) {
+            let never = matches!(change, tables::Change::InsertFrontend { addr, .. } if self.refused.contains(&addr.addr));
+            if never || self.refuse_in == Some(0) {
                 self.refuse_in = None;
                 return Err(maps::Error::Write { map: "TEST", source: MapError::KeyNotFound });
             }
@@ -251,7 +283,9 @@ mod tests {
         }
 
         fn snapshot(&self) -> Result<Snapshot, maps::Error> {
-            Ok(self.kernel.snapshot())
+            let snapshot = self.kernel.snapshot();
+            thread::sleep(self.read_time);
+            Ok(snapshot)
         }
     }
 
@@ -320,6 +354,7 @@ mod tests {
             let mut reconciler = reconciler(maps, [service("web", "10.96.0.1"), slice("web", &["10.0.0.1", "10.0.0.2"])]);
             let first = reconciler.round();
             if first.retry {
+                reconciler.retry();
                 assert!(!reconciler.round().retry);
             }
             assert_eq!(backends(&reconciler.maps.kernel, "10.96.0.1").len(), 2, "refused at {refused_at}");
@@ -342,5 +377,55 @@ mod tests {
         after.round();
         assert_eq!(outcome(&after.maps.kernel, "10.96.0.2"), Outcome::NoService);
         assert_eq!(backends(&after.maps.kernel, "10.96.0.1"), backends(&before.maps.kernel, "10.96.0.1"));
+    }
+
+    #[test]
+    fn what_the_kernel_never_takes_keeps_no_other_from_being_served() {
+        let [a, b, c, d] = ["10.96.0.1", "10.96.0.2", "10.96.0.3", "10.96.0.4"];
+        let both = [a, b].map(|ip| ip.parse().unwrap()).to_vec();
+        let maps = Fake { refused: both, ..Fake::default() };
+        let mut reconciler = reconciler(maps, [service("a", a), service("b", b), service("c", c)]);
+        let served = |reconciler: &Reconciler<Fake>, ip| outcome(&reconciler.maps.kernel, ip) == Outcome::Reject;
+        for _ in 0..3 {
+            assert!(reconciler.round().retry);
+        }
+        assert!(served(&reconciler, c));
+
+        // Only what changes is planned while they wait.
+        reconciler.change(service("d", d));
+        assert_eq!(reconciler.round().planned, 1);
+        assert!(served(&reconciler, d));
+
+        // The last to fail comes last: neither stands in the other's way.
+        reconciler.maps.refused.retain(|ip| ip.to_string() == a);
+        for _ in 0..2 {
+            reconciler.retry();
+            assert!(reconciler.round().retry);
+        }
+        assert!(served(&reconciler, b) && !served(&reconciler, a));
+
+        reconciler.maps.refused.clear();
+        reconciler.retry();
+        assert!(!reconciler.round().retry);
+        assert!(served(&reconciler, a));
+    }
+
+    #[test]
+    fn what_is_free_rests_from_when_the_maps_were_read() {
+        let sizes = Sizes { rows: 2, ..SIZES };
+        let [a, b, c] = [service("a", "10.96.0.1"), service("b", "10.96.0.2"), service("c", "10.96.0.3")];
+        let mut before = reconciler(Fake::default(), [a, b.clone()]);
+        before.sizes = sizes;
+        before.round();
+        before.change(Change::Service(Event::Reset(vec![])));
+        before.change(b.clone());
+        before.round();
+
+        let maps = Fake { read_time: Duration::from_secs(2), ..before.maps.clone() };
+        let mut after = reconciler(maps, [b, c]);
+        after.sizes = sizes;
+        after.round();
+        assert_eq!(outcome(&after.maps.kernel, "10.96.0.2"), Outcome::Reject);
+        assert_eq!(outcome(&after.maps.kernel, "10.96.0.3"), Outcome::NoService, "the row may still be read");
     }
 }

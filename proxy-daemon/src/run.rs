@@ -1,6 +1,7 @@
 //! Wiring: makes the stages, connects them, and waits for the end. No decisions are made here.
 
 use std::{
+    future,
     net::IpAddr,
     thread,
     time::{Duration, Instant},
@@ -100,8 +101,7 @@ impl Control {
     /// Takes in what comes, the first change at once and what has gathered meanwhile together.
     async fn run(mut self) -> Result<()> {
         let mut synced = false;
-        let mut wait = RETRY.0;
-        let mut retry_at = None;
+        let mut retry = Retry::default();
         let mut sweeps = time::interval(SWEEP_EVERY);
         loop {
             tokio::select! {
@@ -115,18 +115,13 @@ impl Control {
                     }
                 }
                 Ok(()) = self.addresses.changed() => self.take_addresses()?,
-                _ = sweeps.tick(), if synced => {
-                    self.sweep();
-                    if self.reconciler.refused() == 0 {
-                        continue;
-                    }
-                }
-                () = time::sleep_until(retry_at.unwrap_or_else(time::Instant::now)), if retry_at.is_some() => {}
+                // What has been cleared is of use at once, hence a round.
+                _ = sweeps.tick(), if synced => self.sweep(),
+                () = retry.due() => self.reconciler.retry(),
             }
             self.tell_node_ips();
             let round = self.round();
-            retry_at = round.retry.then(|| time::Instant::now() + wait);
-            wait = if round.retry { (wait * 2).min(RETRY.1) } else { RETRY.0 };
+            retry.note(round.retry, time::Instant::now());
             if !synced && self.reconciler.is_synced() && !round.retry {
                 synced = true;
                 self.note_node(true)?;
@@ -203,6 +198,40 @@ impl Control {
     }
 }
 
+/// When what could not be applied is tried again.
+#[derive(Debug)]
+struct Retry {
+    at: Option<time::Instant>,
+    wait: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { at: None, wait: RETRY.0 }
+    }
+}
+
+impl Retry {
+    /// Waits until it is time; for ever if nothing is to be tried.
+    async fn due(&mut self) {
+        match self.at {
+            Some(at) => time::sleep_until(at).await,
+            None => future::pending().await,
+        }
+        self.at = None;
+    }
+
+    /// Notes how a round has ended. One that came for another reason than to try again does not put that off.
+    fn note(&mut self, retry: bool, now: time::Instant) {
+        if !retry {
+            *self = Self::default();
+        } else if self.at.is_none() {
+            self.at = Some(now + self.wait);
+            self.wait = (self.wait * 2).min(RETRY.1);
+        }
+    }
+}
+
 /// Walks the flow tables now and then, on a thread of its own: a walk through full tables takes a while.
 fn spawn_expiry(pins: &Pins) -> Result<()> {
     let mut maps = KernelMaps::open(pins)?;
@@ -222,4 +251,25 @@ fn expire(maps: &mut KernelMaps, clock: &Clock) -> Result<()> {
     Expiry { flows: &mut maps.flows4, frontends: &maps.frontends4, now, hz }.run()?;
     Expiry { flows: &mut maps.flows6, frontends: &maps.frontends6, now, hz }.run()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_for_other_reasons_do_not_put_off_what_is_to_be_tried_again() {
+        let start = time::Instant::now();
+        let mut retry = Retry::default();
+        retry.note(true, start);
+        retry.note(true, start + RETRY.0 / 2);
+        assert_eq!(retry.at, Some(start + RETRY.0));
+        for _ in 0..20 {
+            retry.at = None;
+            retry.note(true, start);
+        }
+        assert_eq!(retry.at, Some(start + RETRY.1));
+        retry.note(false, start);
+        assert_eq!((retry.at, retry.wait), (None, RETRY.0));
+    }
 }
