@@ -3,12 +3,13 @@
 use std::{
     future,
     net::IpAddr,
+    ops::RangeInclusive,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
-use proxy_common::{NodeRow, Port, SnatSource, Text64, V4, V6};
+use proxy_common::{Family, NodeRow, Port, SnatSource, Text64, V4, V6};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
@@ -32,8 +33,6 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
 /// How often the flow tables are walked.
 const EXPIRY_EVERY: Duration = Duration::from_secs(5);
-/// Source ports that stand in for a pod's: below what the node's own sockets are given, above what needs privilege, and no node ports.
-const SNAT_PORTS: (u16, u16) = (1024, 29_999);
 
 /// Runs the daemon until it is told to end. Traffic goes on afterwards.
 pub async fn run(config: Config) -> Result<()> {
@@ -54,6 +53,7 @@ pub async fn run(config: Config) -> Result<()> {
     let mut control = Control {
         addresses: network.addresses,
         node_ips,
+        masquerade_ports: net::masquerade_ports()?,
         reconciler: Reconciler::new(config.node_name.clone(), maps.sizes(), maps),
         changes,
         node_name: config.node_name,
@@ -86,6 +86,7 @@ async fn shutdown() -> Result<()> {
 struct Control {
     addresses: watch::Receiver<LocalAddresses>,
     node_ips: watch::Sender<Vec<IpAddr>>,
+    masquerade_ports: RangeInclusive<u16>,
     reconciler: Reconciler<KernelMaps>,
     changes: mpsc::Receiver<model::Change>,
     node_name: String,
@@ -162,25 +163,11 @@ impl Control {
     /// Hands the machine's addresses to the planner and to the programs.
     fn take_addresses(&mut self) -> Result<()> {
         let addresses = self.addresses.borrow_and_update().clone();
-        let v4 = addresses.masquerade_source::<V4>();
-        let v6 = addresses.masquerade_source::<V6>();
-        let (first, last) = SNAT_PORTS;
-        let port = |usable: bool, port| Port::from_host(if usable { port } else { 0 });
-        let snat4 = SnatSource {
-            addr: v4.unwrap_or_else(bytemuck::Zeroable::zeroed),
-            first_port: port(v4.is_some(), first),
-            last_port: port(v4.is_some(), last),
-            pad: bytemuck::Zeroable::zeroed(),
-        };
-        let snat6 = SnatSource {
-            addr: v6.unwrap_or_else(bytemuck::Zeroable::zeroed),
-            first_port: port(v6.is_some(), first),
-            last_port: port(v6.is_some(), last),
-            pad: bytemuck::Zeroable::zeroed(),
-        };
+        let snat4 = snat_source::<V4>(&addresses, &self.masquerade_ports);
+        let snat6 = snat_source::<V6>(&addresses, &self.masquerade_ports);
         self.reconciler.maps_mut().set_snat(snat4, snat6)?;
-        let v4 = v4.map(proxy_common::Address::to_ip);
-        let v6 = v6.map(proxy_common::Address::to_ip);
+        let v4 = addresses.masquerade_source::<V4>().map(proxy_common::Address::to_ip);
+        let v6 = addresses.masquerade_source::<V6>().map(proxy_common::Address::to_ip);
         self.reconciler.set_machine(v4.into_iter().chain(v6).collect());
         Ok(())
     }
@@ -195,6 +182,18 @@ impl Control {
         }
         maps.set_node(NodeRow { name, synced: u32::from(synced), ..before })?;
         Ok(())
+    }
+}
+
+/// What stands in for a pod that reaches itself; no ports where the node has no address to go with them.
+fn snat_source<F: Family>(addresses: &LocalAddresses, ports: &RangeInclusive<u16>) -> SnatSource<F> {
+    let addr = addresses.masquerade_source::<F>();
+    let port = |port: &u16| Port::from_host(addr.map_or(0, |_| *port));
+    SnatSource {
+        addr: addr.unwrap_or_else(bytemuck::Zeroable::zeroed),
+        first_port: port(ports.start()),
+        last_port: port(ports.end()),
+        pad: bytemuck::Zeroable::zeroed(),
     }
 }
 

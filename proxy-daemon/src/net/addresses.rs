@@ -21,6 +21,9 @@ use super::{
 
 const PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
+/// Above what needs privilege, below node ports.
+const MASQUERADE_PORTS: RangeInclusive<u16> = 1024..=29_999;
+
 /// The routing table that packets without a rule of their own follow.
 const TABLE_MAIN: u32 = 254;
 
@@ -107,10 +110,20 @@ fn default_routes(table: &Table) -> Vec<(&RouteKey, &NextHop)> {
     routes
 }
 
-/// The ports that the kernel gives to sockets of this node that ask for none: source ports of ours are taken from outside of it.
-pub fn local_port_range() -> Result<RangeInclusive<u16>, Error> {
+/// Source ports that stand in for a client's: none that the kernel gives to sockets of this node that ask for none.
+pub fn masquerade_ports() -> Result<RangeInclusive<u16>, Error> {
     let text = fs::read_to_string(PORT_RANGE).map_err(|source| Error::Read { path: PORT_RANGE, source })?;
-    parse_port_range(&text).ok_or(Error::PortRange { path: PORT_RANGE, text })
+    let local = parse_port_range(&text).ok_or(Error::PortRange { path: PORT_RANGE, text })?;
+    Ok(outside(MASQUERADE_PORTS, &local))
+}
+
+/// The larger part of `ports` that `local` leaves over; all of them where it leaves none.
+fn outside(ports: RangeInclusive<u16>, local: &RangeInclusive<u16>) -> RangeInclusive<u16> {
+    let (first, last) = (*ports.start(), *ports.end());
+    let below = first..=last.min(local.start().saturating_sub(1));
+    let above = first.max(local.end().saturating_add(1))..=last;
+    let larger = if above.len() > below.len() { above } else { below };
+    if larger.is_empty() { ports } else { larger }
 }
 
 fn parse_port_range(text: &str) -> Option<RangeInclusive<u16>> {
@@ -203,6 +216,21 @@ mod tests {
         assert_eq!((v4(&local), v6(&local)), (None, None));
         assert!(local.contains("fe80::10".parse().expect("an address")));
         assert!(local.contains("127.3.2.1".parse().expect("an address")));
+    }
+
+    #[test]
+    fn ports_of_the_nodes_own_sockets_are_left_to_them() {
+        for (local, expected) in [
+            (32_768..=60_999, 1024..=29_999),
+            (20_000..=60_999, 1024..=19_999),
+            (1024..=9999, 10_000..=29_999),
+            (10_000..=15_000, 15_001..=29_999),
+            (1024..=65_535, 1024..=29_999),
+            (1..=1, 1024..=29_999),
+            (0..=u16::MAX, 1024..=29_999),
+        ] {
+            assert_eq!(outside(MASQUERADE_PORTS, &local), expected, "{local:?}");
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ mod testing;
 use std::{io, time::Duration};
 
 pub use self::{
-    addresses::{LocalAddress, LocalAddresses, local_port_range},
+    addresses::{LocalAddress, LocalAddresses, masquerade_ports},
     classify::Rules,
     devices::{Device, DeviceEvent, Role},
     filters::{BpfFilter, bpf_filters},
