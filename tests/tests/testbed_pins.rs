@@ -143,6 +143,7 @@ mod tests {
         daemon.cleanup().unwrap();
         let filters = |device| bed.node(0).netns().exec(&format!("tc filter show dev {device} ingress")).unwrap();
         assert_eq!(filters("eth0"), "");
+        assert!(!pins.root().exists(), "an empty folder is left");
         assert!(filters(DEVICE).contains("handle 0x5348554e"), "{}", filters(DEVICE));
     }
 

@@ -16,14 +16,15 @@ pub fn remove_all(pins: &Pins) -> Result<usize> {
     for (ifindex, direction) in &filters {
         hook::remove_filter(*ifindex, *direction)?;
     }
-    if !pins.version().exists() {
-        return Ok(filters.len());
+    let mut freed = filters.len();
+    if pins.version().exists() {
+        let links = hook::pinned_links(pins).unwrap_or_default();
+        for (ifindex, direction) in &links {
+            hook::unpin(pins, *ifindex, *direction)?;
+        }
+        freed += links.len();
+        remove_dir(&pins.version())?;
     }
-    let links = hook::pinned_links(pins).unwrap_or_default();
-    for (ifindex, direction) in &links {
-        hook::unpin(pins, *ifindex, *direction)?;
-    }
-    remove_dir(&pins.version())?;
     // The folder itself only if it is empty: it is the user's.
     match fs::remove_dir(pins.root()) {
         Err(error) if !matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound | io::ErrorKind::ResourceBusy) => {
@@ -31,7 +32,7 @@ pub fn remove_all(pins: &Pins) -> Result<usize> {
         }
         _ => {}
     }
-    Ok(filters.len() + links.len())
+    Ok(freed)
 }
 
 /// Removes a folder of pins. `remove_dir_all` is of no use: bpffs does not tell the type of its entries in time.
