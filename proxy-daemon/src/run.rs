@@ -117,13 +117,14 @@ impl Control {
                 }
                 Ok(()) = self.addresses.changed() => self.take_addresses()?,
                 // What has been cleared is of use at once, hence a round.
-                _ = sweeps.tick(), if synced => self.sweep(),
+                _ = sweeps.tick() => self.sweep(),
                 () = retry.due() => self.reconciler.retry(),
             }
             self.tell_node_ips();
             let round = self.round();
             retry.note(round.retry, time::Instant::now());
-            if !synced && self.reconciler.is_synced() && !round.retry {
+            // What the kernel does not take at the second try either keeps nobody waiting: it has been warned of.
+            if !synced && self.reconciler.is_synced() && (!round.retry || retry.has_failed()) {
                 synced = true;
                 self.note_node(true)?;
                 tracing::info!(services = round.planned, "the first complete state is in effect");
@@ -220,6 +221,11 @@ impl Retry {
         self.at = None;
     }
 
+    /// Whether it was tried again at least once, in vain.
+    fn has_failed(&self) -> bool {
+        self.wait > RETRY.0 * 2
+    }
+
     /// Notes how a round has ended. One that came for another reason than to try again does not put that off.
     fn note(&mut self, retry: bool, now: time::Instant) {
         if !retry {
@@ -263,6 +269,10 @@ mod tests {
         retry.note(true, start);
         retry.note(true, start + RETRY.0 / 2);
         assert_eq!(retry.at, Some(start + RETRY.0));
+        assert!(!retry.has_failed());
+        retry.at = None;
+        retry.note(true, start + RETRY.0);
+        assert!(retry.has_failed());
         for _ in 0..20 {
             retry.at = None;
             retry.note(true, start);

@@ -108,8 +108,12 @@ fn a_connection_after_one_that_is_over_chooses_its_backend_anew() {
         setup.backend(&syn(client, service));
         setup.serve_draining(1, &[11], &[10]);
         assert_eq!(setup.backend(&syn(client, service)), backend, "a repeated attempt stays");
-        by_client.iter().for_each(|bits| drop(setup.backend(&Packet::tcp(client, service, *bits))));
-        by_backend.iter().for_each(|bits| drop(setup.translated(POD_EGRESS, &Packet::tcp(backend, client, *bits))));
+        for bits in by_client {
+            setup.backend(&Packet::tcp(client, service, *bits));
+        }
+        for bits in by_backend {
+            setup.translated(POD_EGRESS, &Packet::tcp(backend, client, *bits));
+        }
         setup.ignore_counted();
         assert_eq!(setup.backend(&syn(client, service)), pod_at(family, 11, 8080));
         setup.assert_counted(&[Reason::NewFlow]);
