@@ -110,7 +110,9 @@ impl Follower {
                 _ = full_list.tick() => true,
             };
             if lost {
-                self.table.replace(asker.list(&self.rules).await?);
+                let mut fresh = asker.list(&self.rules).await?;
+                add_overlooked(&mut fresh, &self.table, &asker).await?;
+                self.table.replace(fresh);
                 full_list.reset();
             }
             self.ask_about_pairs(&asker).await?;
@@ -165,4 +167,15 @@ impl Follower {
         // An error means that the consumer has gone, which `session` notices.
         drop(self.events.send(event));
     }
+}
+
+/// Adds to a full list the devices that were known and are not in it but are there. While devices come and go the kernel may leave others
+/// out, and a device must not lose its programs by that.
+pub(super) async fn add_overlooked(fresh: &mut Table, known: &Table, asker: &Asker) -> Result<(), Error> {
+    for ifindex in known.links_not_in(fresh) {
+        if let Some(link) = asker.link(ifindex).await? {
+            fresh.apply(Change::Link(link));
+        }
+    }
+    Ok(())
 }

@@ -16,7 +16,13 @@ use nix::{
 };
 use tokio::{runtime, sync::watch, time};
 
-use super::{DeviceEvent, Network, Role, Rules, follow, message::Change, socket::Listener};
+use super::{
+    DeviceEvent, Network, Role, Rules,
+    follow::{self, follow},
+    message::Change,
+    socket::{Asker, Listener},
+    table::Table,
+};
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -305,5 +311,26 @@ fn a_full_receive_buffer_is_noticed() {
         ip("addr add 198.51.100.1/32 dev lo");
         let heard = async { while listener.changes().await.expect("still open").is_empty() {} };
         time::timeout(DEADLINE, heard).await.expect("the socket is still of use");
+    });
+}
+
+#[test]
+fn a_device_that_a_full_list_leaves_out_has_not_gone() {
+    in_namespace("a_device_that_a_full_list_leaves_out_has_not_gone", async || {
+        let asker = Asker::open().expect("a socket");
+        for device in ["stays", "goes"] {
+            ip(&format!("link add {device} type veth peer name {device}-peer"));
+        }
+        let mut known = asker.list(&rules()).await.expect("listed");
+        assert_eq!(known.links().count(), 5);
+        ip("link del goes");
+        // What the kernel's list would be that has left out all but one.
+        let mut fresh = Table::default();
+        fresh.apply(Change::Link(known.link(1).expect("loopback").clone()));
+        follow::add_overlooked(&mut fresh, &known, &asker).await.expect("asked");
+        known.replace(fresh);
+        let left: Vec<&str> = known.links().map(|link| link.name.as_str()).collect();
+        assert_eq!(left, ["lo", "stays-peer", "stays"]);
+        assert_eq!(known.take_vanished().len(), 2);
     });
 }

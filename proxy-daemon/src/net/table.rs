@@ -41,6 +41,11 @@ impl Table {
         self.routes.iter().flat_map(|(key, hops)| hops.iter().map(move |hop| (key, hop)))
     }
 
+    /// The devices that are known here and not there.
+    pub(super) fn links_not_in(&self, other: &Self) -> Vec<u32> {
+        self.links.keys().filter(|ifindex| !other.links.contains_key(ifindex)).copied().collect()
+    }
+
     /// The pairs whose peer the kernel has to be asked about, once.
     pub(super) fn take_unpaired(&mut self) -> BTreeSet<u32> {
         mem::take(&mut self.unpaired)
