@@ -40,6 +40,8 @@ pub const SNAT_V6: &str = "SNAT_V6";
 pub const SCRATCH_V4: &str = "SCRATCH_V4";
 /// Room for a new flow of IPv6, for programs only.
 pub const SCRATCH_V6: &str = "SCRATCH_V6";
+/// How many ICMP errors each CPU has made of late, for programs only.
+pub const REFUSALS: &str = "REFUSALS";
 /// The names of service ids: `ServiceRow`.
 pub const SERVICES: &str = "SERVICES";
 /// Counters per service: `ServiceCounters` on each CPU.
@@ -50,7 +52,7 @@ pub const REASONS: &str = "REASONS";
 pub const NODE: &str = "NODE";
 
 /// Every map.
-pub const ALL: [&str; 16] = [
+pub const ALL: [&str; 17] = [
     FRONTENDS_V4,
     FRONTENDS_V6,
     FRONTEND_ROWS,
@@ -63,6 +65,7 @@ pub const ALL: [&str; 16] = [
     SNAT_V6,
     SCRATCH_V4,
     SCRATCH_V6,
+    REFUSALS,
     SERVICES,
     SERVICE_STATS,
     REASONS,

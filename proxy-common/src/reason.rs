@@ -99,12 +99,18 @@ reasons! {
     /// A pod reached itself.
     Hairpin = "hairpin", Note, "a pod reached itself through a service: a packet was sent back to it under the node's address";
     /// What a refusal must not answer.
-    Unanswered = "unanswered", Drop, "a service without endpoints: a reset, or a packet with IP options, neither of which is answered";
+    Unanswered = "unanswered", Drop, "a service without endpoints: a reset, a packet with IP options, or one from no single machine's address, none of which is answered";
+    /// Too many ICMP errors.
+    RefusalsLimited = "refusals_limited", Drop, "a service without endpoints: more ICMP errors than a CPU sends in a second";
+    /// Translated in XDP.
+    XdpTranslated = "xdp_translated", Note, "XDP has translated a packet, before the kernel made a socket buffer of it";
+    /// Left alone by tc.
+    XdpDone = "xdp_done", Pass, "tc left a packet alone that XDP has translated";
 }
 
 impl Reason {
     /// How many there are.
-    pub const COUNT: u32 = 20;
+    pub const COUNT: u32 = 23;
 
     /// The index in `REASONS`.
     #[inline(always)]

@@ -92,6 +92,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "GLOB", value_delimiter = ',')]
     pub workload_devices: Vec<String>,
 
+    /// Translate what comes from outside before the kernel makes socket buffers of it, where the device allows
+    #[arg(long, value_name = "MODE", default_value = "off")]
+    pub xdp: Xdp,
+
     /// Flow entries of each family; a flow has two
     #[arg(long, value_name = "N", default_value_t = maps::DEFAULT_FLOWS)]
     pub flows: u32,
@@ -111,6 +115,28 @@ pub struct RunArgs {
     /// Load the programs that log what they decide: for debugging, they are slow
     #[arg(long)]
     pub bpf_log: bool,
+}
+
+/// How XDP is used on uplinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Xdp {
+    /// Not at all: tc does everything
+    Off,
+    /// In the kernel's stack: works on any device, saves little
+    Generic,
+    /// In the device's driver
+    Native,
+}
+
+impl Xdp {
+    /// The name, as it is typed and pinned.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Generic => "generic",
+            Self::Native => "native",
+        }
+    }
 }
 
 /// The arguments of `shunt show`.

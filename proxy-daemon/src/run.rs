@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use crate::{
+    args::Xdp,
     config::Config,
     datapath::{self, Attacher, Clock},
     expiry::Expiry,
@@ -40,13 +41,13 @@ pub async fn run(config: Config) -> Result<()> {
     datapath::prepare(&pins)?;
     let _claim = datapath::claim(&pins)?;
     let changes = source::start(&config.source, &config.node_name).await?;
-    let options = datapath::Options { sizes: config.sizes, bpf_log: config.bpf_log };
+    let options = datapath::Options { sizes: config.sizes, xdp: config.xdp != Xdp::Off, bpf_log: config.bpf_log };
     let loaded = datapath::load(&pins, options)?;
     let maps = KernelMaps::open(&pins)?;
     let (node_ips, node_ips_seen) = watch::channel(Vec::new());
     let network = net::follow(config.rules(), node_ips_seen).await.context("following the node's network")?;
     spawn_expiry(&pins)?;
-    let mut attacher = Attacher::new(pins, loaded)?;
+    let mut attacher = Attacher::new(pins, loaded, config.xdp)?;
     if config.bpf_log {
         attacher.datapath_mut().print_log()?;
     }

@@ -4,7 +4,7 @@
 //! afterwards written only through the pointer that a look-up returned: an update in a full LRU table may evict a stranger. Each
 //! direction makes its partner again when that was evicted, unless the flow is coming to its end.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_jiffies64};
+use aya_ebpf::bindings::BPF_NOEXIST;
 use proxy_common::{Backend, BackendRef, Flow, FlowKey, FlowOwner, FlowState, Port, Protocol, ServiceId, Side, Tuple, reason::Reason};
 
 use crate::{
@@ -12,20 +12,13 @@ use crate::{
     ip::Ip,
     maps::{BACKEND_LIVE, Scratch},
     parse::Packet,
-    settings,
+    settings::{self, now},
     verdict::{Step, Stop},
 };
 
 /// How many source ports are tried for a flow that needs another one. Each try is a look-up and an insert; with half of all ports taken,
 /// one flow in 256 fails.
 const PORT_TRIES: u32 = 8;
-
-/// The kernel's coarse clock, which costs next to nothing to read.
-#[inline(always)]
-fn now() -> u32 {
-    // SAFETY: a helper without arguments.
-    unsafe { bpf_jiffies64() as u32 }
-}
 
 /// Finds the flow of a packet at this side of a device: the tuple to give it.
 #[inline(always)]

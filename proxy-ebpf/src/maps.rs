@@ -39,6 +39,15 @@ pub struct Scratch<F: Family> {
     pub other_key: FlowKey<F>,
 }
 
+/// A second, and how many ICMP errors were made in it.
+#[repr(C)]
+pub struct Refusals {
+    /// The second, by the kernel's jiffies.
+    pub second: u32,
+    /// How many.
+    pub made: u32,
+}
+
 /// The map that has the scratch room of each CPU.
 pub type Scratches<F> = PerCpuArray<Scratch<F>, 1>;
 
@@ -87,6 +96,10 @@ pub static SNAT_V4: Snat<V4> = Snat::<V4>::new();
 /// The same for IPv6.
 #[btf_map]
 pub static SNAT_V6: Snat<V6> = Snat::<V6>::new();
+
+/// How many ICMP errors a CPU has made in a second. Each CPU uses its own.
+#[btf_map]
+pub static REFUSALS: PerCpuArray<Refusals, 1> = PerCpuArray::new();
 
 /// Names of service ids. Writer: daemon. No program reads it: it is here to be made and pinned with the others.
 #[btf_map]

@@ -60,6 +60,8 @@ pub struct Packet<F: Ip> {
     pub flags: TcpFlags,
     /// The offset of the transport header.
     pub l4: usize,
+    /// Where the packet ends by its network header. What follows there is padding.
+    pub end: usize,
     /// The length of the packet, link-layer header included.
     pub len: u32,
 }
@@ -114,7 +116,7 @@ pub fn parse<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Packet<F>> {
         Protocol::Sctp => return Err(Stop::Pass(Reason::OtherProtocol)),
     };
     let tuple = Tuple { src: l3.src, dst: l3.dst, src_port, dst_port };
-    Ok(Packet { tuple, protocol: l3.protocol, flags, l4: l3.l4, len: ctx.len() })
+    Ok(Packet { tuple, protocol: l3.protocol, flags, l4: l3.l4, end: l3.end, len: ctx.len() })
 }
 
 #[cfg(test)]

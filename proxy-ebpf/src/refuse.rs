@@ -8,14 +8,17 @@
 //! unfinished field is part of what is quoted, and whoever sends the error may still finish it, though what it is the sum of was cut off.
 //! Nobody checks it there, but the sum of the error itself must hold either way.
 
-use proxy_common::{Address as _, Port, Protocol, reason::Reason};
+use proxy_common::{Protocol, reason::Reason};
 
 use crate::{
     counters::count,
     csum::{Delta, fold16},
     ctx::PacketCtx,
     ip::Ip,
+    maps::REFUSALS,
     parse::Packet,
+    settings,
+    translate::{begun_checksum, checksum_offset, in_wire_order},
     verdict::{Step, Stop, Verdict},
 };
 
@@ -23,11 +26,11 @@ const TCP_HEADER: usize = 20;
 const TCP_WORDS: usize = TCP_HEADER / 4;
 /// A TCP header has up to ten words of options.
 const MAX_OPTION_WORDS: usize = 10;
-const TCP_CHECKSUM: usize = 16;
 /// Data offset of five words, and the flags RST and ACK.
 const RESET_FLAGS: [u8; 2] = [0x50, 0x14];
 
-const UDP_CHECKSUM: usize = 6;
+/// How many ICMP errors a CPU sends at most in a second.
+const ERRORS_A_SECOND: u32 = 1000;
 const ICMP_HEADER: usize = 8;
 /// How much of the refused packet's transport header is quoted: all of TCP's, because the kernel does not cut a packet before an
 /// unfinished checksum, which lies there.
@@ -37,15 +40,33 @@ const QUOTED_UDP: usize = 8;
 /// Turns a packet into the refusal of it.
 #[inline(always)]
 pub fn refuse<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>) -> Step<Verdict> {
+    // A reset is no longer than what it answers; an ICMP error is, and could be had in another's name.
+    if !packet.flags.opens() && !may_tell() {
+        return Err(Stop::Drop(Reason::RefusalsLimited));
+    }
     count(answer(ctx, packet)?);
     Ok(Verdict::Reflect)
+}
+
+/// Whether this CPU may send one more ICMP error in this second, as the kernel limits its own (`icmp_msgs_per_sec`).
+#[inline(always)]
+fn may_tell() -> bool {
+    let Some(refusals) = REFUSALS.get_ptr_mut(0) else { return false };
+    // SAFETY: the row is this CPU's own; a program is not interrupted by another on it.
+    let refusals = unsafe { &mut *refusals };
+    let second = settings::now() / settings::hz().max(1);
+    if refusals.second != second {
+        (refusals.second, refusals.made) = (second, 0);
+    }
+    refusals.made += 1;
+    refusals.made <= ERRORS_A_SECOND
 }
 
 /// Makes the refusal, and says which it is.
 #[inline(always)]
 fn answer<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>) -> Step<Reason> {
     // A reset is never answered (RFC 9293 section 3.5.2). Options before the transport header are not carried over into an answer.
-    if packet.l4 != ctx.l3() + F::HEADER || packet.flags.rst() {
+    if packet.l4 != ctx.l3() + F::HEADER || packet.flags.rst() || !F::is_single(packet.tuple.src) {
         return Err(Stop::Drop(Reason::Unanswered));
     }
     let reason = if packet.protocol == Protocol::Tcp && packet.flags.opens() && reset(ctx, packet)? {
@@ -63,7 +84,7 @@ fn answer<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>) -> Step<Reason> 
 fn reset<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>) -> Step<bool> {
     let l4 = packet.l4;
     let words = usize::from(ctx.read::<u8>(l4 + 12)? >> 4);
-    if ctx.len() as usize != l4 + words * 4 {
+    if packet.end != l4 + words * 4 {
         return Ok(false);
     }
     let old = ctx.sum::<TCP_WORDS>(l4)? + option_sum(ctx, l4, words)?;
@@ -78,7 +99,7 @@ fn reset<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>) -> Step<bool> {
     let header = Delta::from_sums(old, ctx.sum::<TCP_WORDS>(l4)?);
     let length = |words: usize| in_wire_order(words as u16 * 4);
     let pseudo = Delta::from_sums(length(words), length(TCP_WORDS));
-    ctx.fix_l4_csum(l4 + TCP_CHECKSUM, pseudo, header, false, F::IPV6)?;
+    ctx.fix_l4_csum(l4 + checksum_offset(Protocol::Tcp), pseudo, header, false, F::IPV6)?;
     F::write_header(ctx, packet.tuple.dst, packet.tuple.src, Protocol::Tcp.to_wire(), TCP_HEADER as u16)?;
     ctx.truncate((l4 + TCP_HEADER) as u32)?;
     Ok(true)
@@ -138,22 +159,13 @@ fn quoted_sum<C: PacketCtx, const L4: usize>(ctx: &C, at: usize) -> Step<u64> {
 /// same for `q = -r / 2`, and to halve in one's complement is to rotate right.
 #[inline(always)]
 fn steady_quoted_checksum<F: Ip, C: PacketCtx, const L4: usize>(ctx: &mut C, packet: &Packet<F>, at: usize) -> Step<()> {
-    let field = at + if L4 == QUOTED_TCP { TCP_CHECKSUM } else { UDP_CHECKSUM };
-    let (src, dst) = (packet.tuple.src.csum_words(), packet.tuple.dst.csum_words());
-    let length = packet.len as u16 - packet.l4 as u16;
-    let begun = src + dst + in_wire_order(u16::from(packet.protocol.to_wire())) + in_wire_order(length);
+    let field = at + checksum_offset(packet.protocol);
     let held = ctx.read::<u16>(field)?;
-    if held != fold16(begun) {
+    if held != begun_checksum(packet) {
         return Ok(());
     }
     let rest = fold16(quoted_sum::<C, L4>(ctx, at)? + u64::from(!held));
     ctx.write(field, (!rest).rotate_right(1))
-}
-
-/// A number as one of the words that a checksum adds.
-#[inline(always)]
-const fn in_wire_order(number: u16) -> u64 {
-    Port::from_host(number).raw() as u64
 }
 
 #[cfg(test)]
@@ -161,7 +173,7 @@ mod tests {
     use std::net::IpAddr;
 
     use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
-    use proxy_common::{Addr4, Addr6, V4, V6};
+    use proxy_common::{Addr4, Addr6, Address as _, V4, V6};
 
     use super::*;
     use crate::{
@@ -272,7 +284,7 @@ mod tests {
             let late = |tcp: &mut etherparse::TcpHeader| (tcp.ack, tcp.psh) = (true, true);
             let payloads: [&[u8]; 3] = [b"", b"even", b"not even"];
             for payload in payloads {
-                for (frame, protocol, checksum) in [(ends.udp(payload), 17, UDP_CHECKSUM), (ends.tcp(late, payload), 6, TCP_CHECKSUM)] {
+                for (frame, protocol, checksum) in [(ends.udp(payload), 17, 6), (ends.tcp(late, payload), 6, 16)] {
                     let mut begun = frame.clone();
                     let transport = 14 + header;
                     begun[transport + checksum..][..2].copy_from_slice(&begun_sum(ends, protocol, frame.len() - transport));
@@ -282,6 +294,30 @@ mod tests {
                     finish(&mut answer, quoted, quoted + checksum);
                     decoded(ends, &answer);
                 }
+            }
+        }
+    }
+
+    /// The shortest frame of an Ethernet is longer than a SYN.
+    #[test]
+    fn padding_is_no_data() {
+        for ends in [ends4(), ends6()] {
+            let mut frame = ends.tcp(|tcp| tcp.syn = true, &[]);
+            frame.extend([0xa5; 6]);
+            let (reason, answer) = refused_in(ends, &frame).unwrap();
+            assert_eq!(reason, Reason::RejectReset);
+            decoded(ends, &answer);
+        }
+    }
+
+    #[test]
+    fn only_a_single_machine_is_told() {
+        let sources = ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "ff02::1"];
+        for source in sources.map(|source| source.parse::<IpAddr>().unwrap()) {
+            let mut ends = if source.is_ipv4() { ends4() } else { ends6() };
+            ends.src.set_ip(source);
+            for frame in [ends.udp(b"question"), ends.tcp(|tcp| tcp.syn = true, &[])] {
+                assert_eq!(refused_in(ends, &frame), Err(Stop::Drop(Reason::Unanswered)), "{source}");
             }
         }
     }

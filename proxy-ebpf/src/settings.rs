@@ -1,4 +1,7 @@
-//! Load-time constants. The daemon sets them before it loads the programs; to the verifier they are constants.
+//! Load-time constants, and the clock that one of them explains. The daemon sets them before it loads the programs; to the verifier they are
+//! constants.
+
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 
 /// The seed of the flow hash, see `NodeRow::seed`.
 #[unsafe(no_mangle)]
@@ -20,4 +23,11 @@ pub fn seed() -> u64 {
 pub fn hz() -> u32 {
     // SAFETY: as in `seed`.
     unsafe { core::ptr::read_volatile(&raw const SHUNT_HZ) }
+}
+
+/// The kernel's coarse clock, which costs next to nothing to read: the low half of its jiffies.
+#[inline(always)]
+pub fn now() -> u32 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_jiffies64() as u32 }
 }

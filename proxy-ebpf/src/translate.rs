@@ -1,9 +1,9 @@
 //! Giving a packet another tuple: addresses, ports and both checksums together.
 
-use proxy_common::{Protocol, Tuple};
+use proxy_common::{Address as _, Port, Protocol, Tuple};
 
 use crate::{
-    csum::Delta,
+    csum::{Delta, fold16},
     ctx::PacketCtx,
     ip::Ip,
     parse::Packet,
@@ -12,12 +12,33 @@ use crate::{
 
 /// Where the checksum is in the transport header.
 #[inline(always)]
-const fn checksum_offset(protocol: Protocol) -> usize {
+pub(crate) const fn checksum_offset(protocol: Protocol) -> usize {
     match protocol {
         Protocol::Tcp => 16,
         Protocol::Udp => 6,
         Protocol::Sctp => 8,
     }
+}
+
+/// What a checksum field holds that its sender has only begun and left to the device (`CHECKSUM_PARTIAL`): the sum of the pseudo header. A
+/// finished checksum is the same by chance once in 65,536.
+#[inline(always)]
+pub(crate) fn begun_checksum<F: Ip>(packet: &Packet<F>) -> u16 {
+    let (src, dst) = (packet.tuple.src.csum_words(), packet.tuple.dst.csum_words());
+    let length = (packet.end as u16).wrapping_sub(packet.l4 as u16);
+    fold16(src + dst + in_wire_order(u16::from(packet.protocol.to_wire())) + in_wire_order(length))
+}
+
+/// Whether the transport checksum of a packet is only begun, or looks as if it were.
+#[inline(always)]
+pub(crate) fn has_begun_checksum<F: Ip, C: PacketCtx>(ctx: &C, packet: &Packet<F>) -> Step<bool> {
+    Ok(ctx.read::<u16>(packet.l4 + checksum_offset(packet.protocol))? == begun_checksum(packet))
+}
+
+/// A number as one of the words that a checksum adds.
+#[inline(always)]
+pub(crate) const fn in_wire_order(number: u16) -> u64 {
+    Port::from_host(number).raw() as u64
 }
 
 /// Rewrites a packet to `to`. What then goes back to where it came from has to be reflected: the stack would not route it there.

@@ -93,7 +93,7 @@ pub(crate) fn router() -> Addrs {
     Addrs::new("172.30.0.1", "fd30::1")
 }
 
-pub(crate) fn client() -> Addrs {
+pub fn client() -> Addrs {
     Addrs::new("192.0.2.10", "2001:db8::10")
 }
 

@@ -70,7 +70,7 @@ impl Builder {
         self
     }
 
-    /// Whether the nodes' devices finish checksums themselves, as most do; where they do not, the kernel does it for them.
+    /// Whether the nodes' and the client's devices finish checksums themselves, as most do; where they do not, the kernel does it for them.
     pub fn checksums(mut self, checksums: bool) -> Self {
         self.checksums = checksums;
         self
@@ -87,6 +87,9 @@ impl Builder {
         let underlay = Underlay::create(&name)?;
         let client = Client { netns: Netns::create(&name.part("client"))? };
         underlay.attach_client(&client.netns)?;
+        if !self.checksums {
+            client.netns.exec("ethtool -K eth0 tx off")?;
+        }
         let plan = node::Plan { cni: self.cni, hairpin: self.hairpin, checksums: self.checksums, of: self.nodes };
         let nodes = (1..=self.nodes)
             .map(|index| Node::create(&name, index, plan, &underlay))

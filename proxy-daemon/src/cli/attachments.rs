@@ -3,7 +3,7 @@
 //! What counts is what the kernel says of a device. A pinned link alone proves nothing: the device it was made for may have gone and its
 //! index may be another's by now.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::{dump::snake, output::Row};
 use crate::{
-    maps::{Direction, Pins},
+    maps::{Direction, Pins, names_in},
     net,
 };
 
@@ -27,9 +27,9 @@ use crate::{
 pub(super) struct Attachment {
     program: String,
     program_id: u32,
-    /// `tcx` or `clsact`.
-    mode: &'static str,
-    /// The link that holds it, with tcx.
+    /// `tcx` or `clsact`; in XDP `generic` or `native`.
+    mode: String,
+    /// The link that holds it, with tcx and XDP.
     link_id: Option<u32>,
 }
 
@@ -41,6 +41,7 @@ pub(super) struct DeviceView {
     role: &'static str,
     ingress: Option<Attachment>,
     egress: Option<Attachment>,
+    xdp: Option<Attachment>,
 }
 
 /// A program.
@@ -62,12 +63,16 @@ pub(super) struct ProgramView {
 
 impl DeviceView {
     pub(super) fn attachments(&self) -> usize {
-        [&self.ingress, &self.egress].into_iter().flatten().count()
+        self.by_hook().into_iter().filter(|(_, at)| at.is_some()).count()
     }
 
-    fn new(name: String, ifindex: u32, ingress: Option<Attachment>, egress: Option<Attachment>) -> Option<Self> {
-        let role = role(&ingress.as_ref().or(egress.as_ref())?.program);
-        Some(Self { name, ifindex, role, ingress, egress })
+    fn by_hook(&self) -> [(&'static str, Option<&Attachment>); 3] {
+        [("ingress", self.ingress.as_ref()), ("egress", self.egress.as_ref()), ("xdp", self.xdp.as_ref())]
+    }
+
+    fn new(name: String, ifindex: u32, [ingress, egress, xdp]: [Option<Attachment>; 3]) -> Option<Self> {
+        let role = role(&ingress.as_ref().or(egress.as_ref()).or(xdp.as_ref())?.program);
+        Some(Self { name, ifindex, role, ingress, egress, xdp })
     }
 }
 
@@ -83,24 +88,13 @@ fn pinned_programs(pins: &Pins) -> Result<BTreeMap<u32, String>> {
         let info = ProgramInfo::from_pin(&path).with_context(|| format!("opening the pinned program {}", path.display()))?;
         Ok((info.id(), name))
     };
-    names(&pins.programs())?.into_iter().map(named).collect()
-}
-
-/// The names of what is pinned in a folder.
-fn names(dir: &Path) -> Result<Vec<String>> {
-    let reading = || format!("reading {}", dir.display());
-    let mut names = Vec::new();
-    for entry in fs::read_dir(dir).with_context(reading)? {
-        names.push(entry.with_context(reading)?.file_name().to_string_lossy().into_owned());
-    }
-    names.sort();
-    Ok(names)
+    names_in(&pins.programs())?.into_iter().map(named).collect()
 }
 
 /// The links that are pinned, by hook: the id of the link and of its program.
 fn pinned_links(pins: &Pins) -> Result<BTreeMap<(u32, Direction), (u32, u32)>> {
     let mut links = BTreeMap::new();
-    for name in names(&pins.links())? {
+    for name in names_in(&pins.links())? {
         let Some(hook) = Pins::parse_link(&name) else { continue };
         // The daemon may just have removed it.
         let Ok(link) = PinnedLink::from_pin(pins.links().join(&name)) else { continue };
@@ -110,10 +104,26 @@ fn pinned_links(pins: &Pins) -> Result<BTreeMap<(u32, Direction), (u32, u32)>> {
     Ok(links)
 }
 
+/// The XDP programs that are attached, by device.
+fn xdp(pins: &Pins, programs: &BTreeMap<u32, String>) -> Result<BTreeMap<u32, Attachment>> {
+    let mut attachments = BTreeMap::new();
+    for name in names_in(&pins.links())? {
+        let Some((ifindex, mode)) = Pins::parse_xdp_link(&name) else { continue };
+        // The daemon may just have removed it.
+        let Ok(link) = PinnedLink::from_pin(pins.links().join(&name)) else { continue };
+        let info = FdLink::from(link).info().with_context(|| format!("reading the link {name}"))?;
+        let program = programs.get(&info.program_id()).cloned().unwrap_or_else(|| "uplink_xdp".to_owned());
+        let (program_id, mode) = (info.program_id(), mode.to_owned());
+        attachments.insert(ifindex, Attachment { program, program_id, mode, link_id: Some(info.id()) });
+    }
+    Ok(attachments)
+}
+
 /// The devices of this network namespace with programs of ours.
 pub(super) fn devices(pins: &Pins) -> Result<Vec<DeviceView>> {
     let programs = pinned_programs(pins)?;
     let links = pinned_links(pins)?;
+    let mut xdp = xdp(pins, &programs)?;
     let interfaces = if_nameindex().context("if_nameindex")?;
     let interfaces: Vec<(u32, String)> =
         interfaces.iter().map(|interface| (interface.index(), interface.name().to_string_lossy().into_owned())).collect();
@@ -126,8 +136,8 @@ pub(super) fn devices(pins: &Pins) -> Result<Vec<DeviceView>> {
             let link = links.get(&(ifindex, direction));
             tcx(&name, direction, link.copied(), &programs).or_else(|| clsact(ifindex, direction, &filters, &programs))
         };
-        let (ingress, egress) = (at(Direction::Ingress), at(Direction::Egress));
-        devices.extend(DeviceView::new(name, ifindex, ingress, egress));
+        let at = [at(Direction::Ingress), at(Direction::Egress), xdp.remove(&ifindex)];
+        devices.extend(DeviceView::new(name, ifindex, at));
     }
     Ok(devices)
 }
@@ -143,14 +153,14 @@ fn tcx(name: &str, direction: Direction, link: Option<(u32, u32)>, programs: &BT
     let (_, attached) = SchedClassifier::query_tcx(name, kind).ok()?;
     let info = attached.iter().find(|info| info.id() == program_id)?;
     let program = programs.get(&program_id).cloned().unwrap_or_else(|| info.name_as_str().unwrap_or_default().to_owned());
-    Some(Attachment { program, program_id, mode: "tcx", link_id: Some(link_id) })
+    Some(Attachment { program, program_id, mode: "tcx".to_owned(), link_id: Some(link_id) })
 }
 
 fn clsact(ifindex: u32, direction: Direction, filters: &[net::BpfFilter], programs: &BTreeMap<u32, String>) -> Option<Attachment> {
     let ingress = direction == Direction::Ingress;
     let here = filters.iter().filter(|filter| filter.ifindex == ifindex && filter.ingress == ingress);
     here.filter_map(|filter| programs.get(&filter.program_id).map(|name| (filter.program_id, name)))
-        .map(|(program_id, name)| Attachment { program: name.clone(), program_id, mode: "clsact", link_id: None })
+        .map(|(program_id, name)| Attachment { program: name.clone(), program_id, mode: "clsact".to_owned(), link_id: None })
         .next()
 }
 
@@ -162,7 +172,7 @@ pub(super) fn programs(pins: &Pins) -> Result<Vec<ProgramView>> {
         let info = ProgramInfo::from_pin(&path).with_context(|| format!("opening the pinned program {}", path.display()))?;
         Ok(ProgramView::new(name, &path, &info, &maps, &devices))
     };
-    names(&pins.programs())?.into_iter().map(view).collect()
+    names_in(&pins.programs())?.into_iter().map(view).collect()
 }
 
 fn map_names(pins: &Pins) -> BTreeMap<u32, &'static str> {
@@ -173,9 +183,8 @@ fn map_names(pins: &Pins) -> BTreeMap<u32, &'static str> {
 impl ProgramView {
     fn new(name: String, path: &Path, info: &ProgramInfo, maps: &BTreeMap<u32, &'static str>, devices: &[DeviceView]) -> Self {
         let hooks = |device: &DeviceView| {
-            let hooks = [("ingress", device.ingress.clone()), ("egress", device.egress.clone())];
-            let here = hooks.into_iter().filter(|(_, at)| at.as_ref().is_some_and(|at| at.program_id == info.id()));
-            here.map(|(direction, _)| format!("{}/{direction}", device.name)).collect::<Vec<_>>()
+            let here = device.by_hook().into_iter().filter(|(_, at)| at.is_some_and(|at| at.program_id == info.id()));
+            here.map(|(hook, _)| format!("{}/{hook}", device.name)).collect::<Vec<_>>()
         };
         let used = info.map_ids().ok().flatten().unwrap_or_default();
         Self {
@@ -197,13 +206,13 @@ impl ProgramView {
 // === impl Row ===
 
 impl Row for DeviceView {
-    const COLUMNS: &'static [&'static str] = &["DEVICE", "IFINDEX", "ROLE", "MODE", "INGRESS", "EGRESS"];
+    const COLUMNS: &'static [&'static str] = &["DEVICE", "IFINDEX", "ROLE", "MODE", "INGRESS", "EGRESS", "XDP"];
 
     fn cells(&self) -> Vec<String> {
         let program = |at: &Option<Attachment>| at.as_ref().map(|at| at.program.clone()).unwrap_or_default();
-        let mode = self.ingress.as_ref().or(self.egress.as_ref()).map_or("", |at| at.mode);
-        let role = self.role.to_owned();
-        vec![self.name.clone(), self.ifindex.to_string(), role, mode.to_owned(), program(&self.ingress), program(&self.egress)]
+        let mode = self.ingress.as_ref().or(self.egress.as_ref()).map(|at| at.mode.clone()).unwrap_or_default();
+        let xdp = self.xdp.as_ref().map(|at| at.mode.clone()).unwrap_or_default();
+        vec![self.name.clone(), self.ifindex.to_string(), self.role.to_owned(), mode, program(&self.ingress), program(&self.egress), xdp]
     }
 }
 
@@ -230,28 +239,31 @@ mod tests {
     use super::*;
     use crate::cli::output::{Format, render};
 
-    fn attachment(program: &str, mode: &'static str) -> Attachment {
-        Attachment { program: program.to_owned(), program_id: 7, mode, link_id: (mode == "tcx").then_some(3) }
+    fn attachment(program: &str, mode: &str) -> Attachment {
+        Attachment { program: program.to_owned(), program_id: 7, mode: mode.to_owned(), link_id: (mode == "tcx").then_some(3) }
     }
 
     #[test]
     fn a_device_has_the_role_of_its_programs() {
         let devices = [
-            ("eth0", 2, Some(attachment("uplink_ingress", "tcx")), Some(attachment("uplink_egress", "tcx"))),
-            ("tunl0", 3, None, Some(attachment("uplink_l3_egress", "clsact"))),
-            ("lo", 1, None, None),
-            ("veth1", 9, Some(attachment("workload_ingres", "tcx")), None),
+            (
+                "eth0",
+                2,
+                ["uplink_ingress", "uplink_egress", "uplink_xdp"]
+                    .map(|name| Some(attachment(name, if name == "uplink_xdp" { "native" } else { "tcx" }))),
+            ),
+            ("tunl0", 3, [None, Some(attachment("uplink_l3_egress", "clsact")), None]),
+            ("lo", 1, [None, None, None]),
+            ("veth1", 9, [Some(attachment("workload_ingres", "tcx")), None, None]),
         ];
-        let views: Vec<DeviceView> = devices
-            .into_iter()
-            .filter_map(|(name, ifindex, ingress, egress)| DeviceView::new(name.to_owned(), ifindex, ingress, egress))
-            .collect();
-        assert_eq!(views.iter().map(DeviceView::attachments).sum::<usize>(), 4);
+        let views: Vec<DeviceView> =
+            devices.into_iter().filter_map(|(name, ifindex, at)| DeviceView::new(name.to_owned(), ifindex, at)).collect();
+        assert_eq!(views.iter().map(DeviceView::attachments).sum::<usize>(), 5);
         let expected = "\
-DEVICE   IFINDEX   ROLE       MODE     INGRESS           EGRESS
-eth0     2         uplink     tcx      uplink_ingress    uplink_egress
-tunl0    3         uplink     clsact   -                 uplink_l3_egress
-veth1    9         workload   tcx      workload_ingres   -
+DEVICE   IFINDEX   ROLE       MODE     INGRESS           EGRESS             XDP
+eth0     2         uplink     tcx      uplink_ingress    uplink_egress      native
+tunl0    3         uplink     clsact   -                 uplink_l3_egress   -
+veth1    9         workload   tcx      workload_ingres   -                  -
 ";
         assert_eq!(render(&views, Format::Table), expected);
     }

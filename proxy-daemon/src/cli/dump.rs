@@ -273,7 +273,8 @@ addr=10.96.0.10 port=53 protocol=UDP   row=9 service=3
         let pins = Pins::new("/nowhere".into());
         for name in maps::ALL {
             let error = dump(&pins, name, Format::Json).unwrap_err().to_string();
-            let expected = if name.starts_with("SCRATCH") { "holds nothing but" } else { "opening the pinned map" };
+            let expected =
+                if name.starts_with("SCRATCH") || name == maps::REFUSALS { "holds nothing but" } else { "opening the pinned map" };
             assert!(error.contains(expected), "{name}: {error}");
         }
         assert!(dump(&pins, "NONE", Format::Json).unwrap_err().to_string().starts_with("there is no map NONE"));

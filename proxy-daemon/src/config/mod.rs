@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use proxy_common::BackendRef;
 
 use crate::{
-    args::RunArgs,
+    args::{RunArgs, Xdp},
     net::{Glob, Rules},
 };
 
@@ -32,6 +32,8 @@ pub struct Config {
     pub workload_devices: Vec<Glob>,
     /// How large maps are made.
     pub sizes: Sizes,
+    /// How XDP is used on uplinks.
+    pub xdp: Xdp,
     /// Whether to load the programs that log.
     pub bpf_log: bool,
 }
@@ -124,6 +126,7 @@ impl Config {
             uplinks: globs("uplinks", &args.uplinks)?,
             workload_devices: globs("workload-devices", &args.workload_devices)?,
             sizes,
+            xdp: args.xdp,
             bpf_log: args.bpf_log,
         })
     }

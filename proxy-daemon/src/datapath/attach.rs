@@ -10,8 +10,10 @@ use anyhow::{Context as _, Result};
 use super::{
     hook::{self, Way},
     load::Datapath,
+    xdp,
 };
 use crate::{
+    args::Xdp,
     maps::{Direction, Pins},
     net::{Device, DeviceEvent, Role},
 };
@@ -21,6 +23,7 @@ pub struct Attacher {
     pins: Pins,
     datapath: Datapath,
     way: Way,
+    xdp: Xdp,
     attached: BTreeSet<u32>,
     waiting: BTreeMap<u32, Waiting>,
 }
@@ -35,12 +38,12 @@ struct Waiting {
 
 impl Attacher {
     /// An attacher for these programs, with nothing attached yet.
-    pub fn new(pins: Pins, datapath: Datapath) -> Result<Self> {
+    pub fn new(pins: Pins, datapath: Datapath, xdp: Xdp) -> Result<Self> {
         let way = Way::of_this_kernel()?;
         if way == Way::Clsact {
             tracing::info!("the kernel has no tcx: using clsact");
         }
-        Ok(Self { pins, datapath, way, attached: BTreeSet::new(), waiting: BTreeMap::new() })
+        Ok(Self { pins, datapath, way, xdp, attached: BTreeSet::new(), waiting: BTreeMap::new() })
     }
 
     /// Does what an event asks for.
@@ -78,6 +81,7 @@ impl Attacher {
                 let tries = self.waiting.remove(&device.ifindex).map_or(0, |waiting| waiting.tries) + 1;
                 tracing::info!(iface = device.name, ifindex = device.ifindex, role = device.role.name(), tries, "attached");
                 self.attached.insert(device.ifindex);
+                self.put_xdp(device);
             }
             Err(error) if hook::is_gone(&error) => {
                 self.waiting.remove(&device.ifindex);
@@ -109,6 +113,22 @@ impl Attacher {
         Ok(())
     }
 
+    /// Attaches the XDP program to an uplink where it is wanted. Where that does not work tc serves the device all the same.
+    fn put_xdp(&mut self, device: &Device) {
+        if self.xdp == Xdp::Off || device.role != Role::Uplink || !device.l2 {
+            return;
+        }
+        let put = self.datapath.xdp().and_then(|program| xdp::put(program, &self.pins, device.ifindex, self.xdp));
+        let (iface, mode) = (&device.name, self.xdp.name());
+        match put {
+            Ok(()) => tracing::info!(iface, mode, "attached to XDP"),
+            Err(error) if hook::is_gone(&error) => {}
+            Err(error) => {
+                tracing::warn!(iface, mode, error = format!("{error:#}"), "the device cannot be served in XDP: tc serves it alone");
+            }
+        }
+    }
+
     /// Takes our programs off a device, or only forgets them when the device itself has `gone`.
     fn detach(&mut self, device: &Device, gone: bool) {
         self.attached.remove(&device.ifindex);
@@ -116,6 +136,7 @@ impl Attacher {
         for direction in Direction::ALL {
             self.take_off(device.ifindex, direction, gone);
         }
+        self.take_off_xdp(|ifindex, _| ifindex == device.ifindex);
         tracing::info!(iface = device.name, ifindex = device.ifindex, gone, "detached");
     }
 
@@ -127,6 +148,12 @@ impl Attacher {
         };
         if let Err(error) = result {
             tracing::error!(ifindex, error = format!("{error:#}"), "a program could not be taken off a device");
+        }
+    }
+
+    fn take_off_xdp(&self, which: impl Fn(u32, &str) -> bool) {
+        if let Err(error) = xdp::remove(&self.pins, which) {
+            tracing::error!(error = format!("{error:#}"), "the XDP program could not be taken off a device");
         }
     }
 
@@ -148,6 +175,7 @@ impl Attacher {
                 self.take_off(ifindex, direction, false);
             }
         }
+        self.take_off_xdp(|ifindex, mode| mode != self.xdp.name() || !self.attached.contains(&ifindex));
     }
 }
 

@@ -183,7 +183,7 @@ const fn attach_type(direction: Direction) -> TcAttachType {
 }
 
 /// What a device is called now: the kernel reports a new name after it is in use.
-fn name(ifindex: u32) -> Result<String> {
+pub(super) fn name(ifindex: u32) -> Result<String> {
     let name = if_indextoname(ifindex).map_err(io::Error::from).context("if_indextoname")?;
     name.into_string().context("a device's name is no text")
 }
@@ -194,7 +194,7 @@ pub(super) fn is_gone(error: &anyhow::Error) -> bool {
 }
 
 /// The kernel's word behind an error of aya, which does not always show it as a cause.
-fn errno(error: &anyhow::Error) -> Option<i32> {
+pub(super) fn errno(error: &anyhow::Error) -> Option<i32> {
     error.chain().find_map(|cause| match cause.downcast_ref::<ProgramError>() {
         Some(ProgramError::TcError(error)) => tc_errno(error),
         _ => cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error),

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::MapData,
-    programs::{ProgramError, SchedClassifier},
+    programs::{Program, ProgramError, SchedClassifier, Xdp},
 };
 use aya_log::EbpfLogger;
 use proxy_common::{NodeRow, maps};
@@ -31,6 +31,8 @@ static LOG_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 pub struct Options {
     /// The maps' sizes.
     pub sizes: Sizes,
+    /// Whether to load the XDP program.
+    pub xdp: bool,
     /// Whether to load the object that logs.
     pub bpf_log: bool,
 }
@@ -77,8 +79,17 @@ pub fn load(pins: &Pins, options: Options) -> Result<Datapath> {
     let object = if options.bpf_log { LOG_OBJECT } else { OBJECT };
     let mut ebpf = loader.load(object).context("loading the BPF object")?;
     for (name, program) in ebpf.programs_mut() {
-        let program: &mut SchedClassifier = program.try_into().with_context(|| format!("program {name}"))?;
-        program.load().map_err(|error| verifier_error(name, error))?;
+        let loaded = if let Program::Xdp(program) = program {
+            if !options.xdp {
+                unpin_program(pins, name)?;
+                continue;
+            }
+            program.load()
+        } else {
+            let program: &mut SchedClassifier = program.try_into().with_context(|| format!("program {name}"))?;
+            program.load()
+        };
+        loaded.map_err(|error| verifier_error(name, error))?;
         pin_program(pins, name, program)?;
     }
     let datapath = Datapath { ebpf };
@@ -124,13 +135,19 @@ fn pinned_size(path: &PathBuf, name: &str, wanted: u32) -> Result<u32> {
 }
 
 /// Pins a program anew, so that it can be listed, and so that it is this one and not a previous run's.
-fn pin_program(pins: &Pins, name: &str, program: &mut SchedClassifier) -> Result<()> {
+fn pin_program(pins: &Pins, name: &str, program: &mut Program) -> Result<()> {
+    unpin_program(pins, name)?;
+    let path = pins.programs().join(name);
+    program.pin(&path).with_context(|| format!("pinning {}", path.display()))
+}
+
+/// Removes what a previous run has pinned, if it has.
+fn unpin_program(pins: &Pins, name: &str) -> Result<()> {
     let path = pins.programs().join(name);
     match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(|| format!("removing {}", path.display()))?,
-        _ => {}
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(|| format!("removing {}", path.display())),
+        _ => Ok(()),
     }
-    program.pin(&path).with_context(|| format!("pinning {}", path.display()))
 }
 
 /// The end of the verifier's log, which says what is wrong; all of it at the level debug.
@@ -150,6 +167,11 @@ impl Datapath {
     pub fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
         let program = self.ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
         program.try_into().with_context(|| format!("program {name}"))
+    }
+
+    /// The XDP program, if it was loaded.
+    pub fn xdp(&mut self) -> Result<&mut Xdp> {
+        self.ebpf.program_mut("uplink_xdp").context("the object has no XDP program")?.try_into().context("uplink_xdp")
     }
 
     /// Prints what the programs log, from a task of the runtime that calls this. Only the object with logging has anything to print.

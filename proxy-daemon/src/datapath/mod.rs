@@ -11,6 +11,7 @@ mod load;
 mod prepare;
 mod remove;
 mod serve;
+mod xdp;
 
 pub use self::{
     attach::Attacher,

@@ -24,7 +24,7 @@ pub use self::{
     flows::FlowTable,
     frontends::FrontendTable,
     mapped::MappedArray,
-    pins::{Direction, Pins},
+    pins::{Direction, Pins, names_in},
     row::Row,
 };
 use crate::tables::{Change, Scope, Sizes, Snapshot};

@@ -4,7 +4,7 @@
 //! `v1/maps/NAME`, `v1/links/IFINDEX-ingress`, `v1/programs/NAME`.
 
 use std::{
-    fmt,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -73,12 +73,33 @@ impl Pins {
         self.links().join(format!("{ifindex}-{direction}"))
     }
 
+    /// The link of a device's XDP program in a mode.
+    pub fn xdp_link(&self, ifindex: u32, mode: &str) -> PathBuf {
+        self.links().join(format!("{ifindex}-xdp-{mode}"))
+    }
+
+    /// The device and the mode that an XDP link's file name stands for.
+    pub fn parse_xdp_link(name: &str) -> Option<(u32, &str)> {
+        let (ifindex, mode) = name.split_once("-xdp-")?;
+        Some((ifindex.parse().ok()?, mode))
+    }
+
     /// The hook that a link's file name stands for.
     pub fn parse_link(name: &str) -> Option<(u32, Direction)> {
         let (ifindex, direction) = name.split_once('-')?;
         let direction = Direction::ALL.into_iter().find(|known| known.to_string() == direction)?;
         Some((ifindex.parse().ok()?, direction))
     }
+}
+
+/// The names of what is pinned in a folder, in order.
+pub fn names_in(dir: &Path) -> io::Result<Vec<String>> {
+    let mut names = fs::read_dir(dir)?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(|error| io::Error::new(error.kind(), format!("reading {}: {error}", dir.display())))?;
+    names.sort();
+    Ok(names)
 }
 
 #[cfg(test)]
@@ -92,5 +113,9 @@ mod tests {
         let name = path.file_name().unwrap().to_str().unwrap();
         assert_eq!(Pins::parse_link(name), Some((12, Direction::Egress)));
         assert_eq!(Pins::parse_link("eth0"), None);
+        let path = pins.xdp_link(12, "native");
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert_eq!((Pins::parse_xdp_link(name), Pins::parse_link(name)), (Some((12, "native")), None));
+        assert_eq!(Pins::parse_xdp_link("12-ingress"), None);
     }
 }

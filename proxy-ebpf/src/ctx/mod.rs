@@ -18,6 +18,9 @@ use crate::{
 /// Length of an Ethernet header.
 pub const ETH_LEN: usize = 14;
 
+/// What XDP puts before a frame that it has translated.
+const TRANSLATED_MARK: u32 = u32::from_be_bytes(*b"shnt");
+
 /// Access to a packet. Offsets count from its first byte, the link-layer header where there is one.
 pub trait PacketCtx {
     /// Where the network header starts.

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use proxy_common::reason::Reason;
 
-use super::{ETH_LEN, PacketCtx, too_short};
+use super::{ETH_LEN, PacketCtx, TRANSLATED_MARK, too_short};
 use crate::{
     csum::Delta,
     verdict::{Step, Stop},
@@ -39,6 +39,20 @@ impl<const L2: bool> TcCtx<L2> {
             }
         }
         Ok(ctx)
+    }
+
+    /// Whether XDP has marked the packet as one that it has translated.
+    ///
+    /// # Safety
+    /// `skb` is the context that the kernel gave to the program.
+    #[inline(always)]
+    pub unsafe fn is_marked(skb: *mut __sk_buff) -> bool {
+        // SAFETY: the context is the kernel's own, and valid as long as the program runs.
+        let mark = unsafe { (*skb).data_meta as usize };
+        // SAFETY: as above.
+        let data = unsafe { (*skb).data as usize };
+        // SAFETY: the bounds are checked before.
+        mark + size_of::<u32>() <= data && unsafe { (mark as *const u32).read() } == TRANSLATED_MARK
     }
 
     #[inline(always)]

@@ -1,9 +1,12 @@
 //! A packet in XDP: a frame in the driver's memory.
 
-use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_adjust_tail};
+use aya_ebpf::{
+    bindings::xdp_md,
+    helpers::generated::{bpf_xdp_adjust_meta, bpf_xdp_adjust_tail},
+};
 use proxy_common::{Port, reason::Reason};
 
-use super::{ETH_LEN, PacketCtx, too_short};
+use super::{ETH_LEN, PacketCtx, TRANSLATED_MARK, too_short};
 use crate::{
     csum::{Delta, replace},
     verdict::{Step, Stop},
@@ -28,6 +31,21 @@ impl XdpCtx {
     #[inline(always)]
     pub fn ethertype(&self) -> Step<u16> {
         Ok(self.read::<Port>(ETH_LEN - 2)?.to_host())
+    }
+
+    /// Marks the frame, for tc, as one that has been translated. Where the driver has no room for that tc looks it up in vain.
+    #[inline(always)]
+    pub fn mark(&mut self) {
+        // SAFETY: the context is the kernel's own.
+        if unsafe { bpf_xdp_adjust_meta(self.xdp, -(size_of::<u32>() as i32)) } != 0 {
+            return;
+        }
+        // SAFETY: as in `data`.
+        let mark = unsafe { (*self.xdp).data_meta as usize };
+        if mark + size_of::<u32>() <= self.data() {
+            // SAFETY: the bounds were checked just now.
+            unsafe { (mark as *mut u32).write(TRANSLATED_MARK) };
+        }
     }
 
     #[inline(always)]

@@ -3,3 +3,4 @@
 #[cfg(feature = "log")]
 mod log;
 mod tc;
+mod xdp;

@@ -33,7 +33,13 @@ pub(crate) fn workload_egress(ctx: TcContext) -> i32 {
 /// A packet from outside the node.
 #[classifier]
 pub(crate) fn uplink_ingress(ctx: TcContext) -> i32 {
-    run::<External, true>(ctx.skb.skb)
+    let skb = ctx.skb.skb;
+    // SAFETY: the context that the kernel gave to the program.
+    if unsafe { TcCtx::<true>::is_marked(skb) } {
+        count(Reason::XdpDone);
+        return TC_ACT_UNSPEC;
+    }
+    run::<External, true>(skb)
 }
 
 /// A packet on its way out of the node.

@@ -22,6 +22,8 @@ pub struct L3<F: Family> {
     pub protocol: Protocol,
     /// The offset of the transport header.
     pub l4: usize,
+    /// Where the packet ends by its network header. What follows there is padding.
+    pub end: usize,
 }
 
 /// An address family as the packet path needs it.
@@ -36,6 +38,9 @@ pub trait Ip: Family {
     const ICMP: u8;
     /// Type and code of ICMP's port unreachable (RFC 792, RFC 4443).
     const PORT_UNREACHABLE: [u8; 2];
+
+    /// Whether an address is that of a single machine, which may be told of an error (RFC 1122 section 3.2.2, RFC 4443 section 2.4).
+    fn is_single(addr: Self::Addr) -> bool;
 
     /// Reads the network header.
     fn read_l3<C: PacketCtx>(ctx: &C) -> Step<L3<Self>>;

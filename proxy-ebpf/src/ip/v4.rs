@@ -40,6 +40,13 @@ impl Ip for V4 {
     const PORT_UNREACHABLE: [u8; 2] = [3, 3];
 
     #[inline(always)]
+    fn is_single(addr: Addr4) -> bool {
+        // Not "this network", loopback, multicast, reserved or broadcast (RFC 6890).
+        let [first, ..] = addr.to_wire();
+        first != 0 && first != 127 && first < 224
+    }
+
+    #[inline(always)]
     fn read_l3<C: PacketCtx>(ctx: &C) -> Step<L3<Self>> {
         let header = ctx.read::<Header>(ctx.l3())?;
         let words = usize::from(header.version_ihl & 0xf);
@@ -51,7 +58,8 @@ impl Ip for V4 {
         }
         let protocol = Protocol::from_wire(header.protocol).ok_or(Stop::Pass(Reason::OtherProtocol))?;
         let l4 = if words == 5 { ctx.l3() + Self::HEADER } else { opaque(ctx.l3() + words * 4) };
-        Ok(L3 { src: header.src, dst: header.dst, protocol, l4 })
+        let end = ctx.l3() + usize::from(header.total_len.to_host());
+        Ok(L3 { src: header.src, dst: header.dst, protocol, l4, end })
     }
 
     #[inline(always)]

@@ -75,6 +75,13 @@ impl Ip for V6 {
     const PORT_UNREACHABLE: [u8; 2] = [1, 4];
 
     #[inline(always)]
+    fn is_single(addr: Addr6) -> bool {
+        // Not unspecified or multicast (RFC 4291).
+        let [first, ..] = addr.to_wire();
+        first != 0xff && addr.csum_words() != 0
+    }
+
+    #[inline(always)]
     fn read_l3<C: PacketCtx>(ctx: &C) -> Step<L3<Self>> {
         let header = ctx.read::<Header>(ctx.l3())?;
         let [version, ..] = header.version_class_flow.to_ne_bytes();
@@ -83,7 +90,8 @@ impl Ip for V6 {
         }
         let (protocol, l4) = skip_extensions(ctx, header.next)?;
         let protocol = Protocol::from_wire(protocol).ok_or(Stop::Pass(Reason::OtherProtocol))?;
-        Ok(L3 { src: header.src, dst: header.dst, protocol, l4 })
+        let end = ctx.l3() + Self::HEADER + usize::from(header.payload_len.to_host());
+        Ok(L3 { src: header.src, dst: header.dst, protocol, l4, end })
     }
 
     #[inline(always)]

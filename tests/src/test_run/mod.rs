@@ -95,7 +95,7 @@ impl TestNode {
         let folder = Scratch::create(Kind::Pins, &BedName::next(), "packet")?;
         let pins = Pins::new(folder.path().to_owned());
         datapath::prepare(&pins)?;
-        let datapath = datapath::load(&pins, datapath::Options { sizes: SIZES, bpf_log: false })?;
+        let datapath = datapath::load(&pins, datapath::Options { sizes: SIZES, xdp: true, bpf_log: false })?;
         let mut maps = KernelMaps::open(&pins)?;
         maps.set_snat(snat_source::<V4>(masquerade), snat_source::<V6>(masquerade))?;
         let now = Instant::now();
@@ -133,6 +133,18 @@ impl TestNode {
             },
             packet,
         )
+    }
+
+    /// Runs the XDP program on a frame, which it lets pass: the frame afterwards.
+    pub fn run_xdp(&mut self, frame: &[u8]) -> Result<Vec<u8>> {
+        const XDP_PASS: u32 = 2;
+        let mut out = vec![0; frame.len() + 256];
+        let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
+        let result = self.datapath.xdp()?.test_run(options).context("test run of uplink_xdp")?;
+        anyhow::ensure!(result.return_value == XDP_PASS, "the action is {}", result.return_value);
+        out.truncate(result.data_size_out as usize);
+        // What is translated has a mark before it, for tc.
+        Ok(out.split_off(out.len() - frame.len()))
     }
 
     fn run_program(&mut self, name: &str, frame: &[u8]) -> Result<Ran> {

@@ -8,6 +8,8 @@ mod closing;
 #[cfg(test)]
 mod collisions;
 #[cfg(test)]
+mod early;
+#[cfg(test)]
 mod expiring;
 #[cfg(test)]
 mod garbage;
