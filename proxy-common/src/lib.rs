@@ -40,3 +40,6 @@ pub use port::Port;
 pub use proto::Protocol;
 pub use service::ServiceRow;
 pub use slot::{Range, RangeWord, SlotRange};
+
+/// The number of a helper that no kernel has. The daemon puts the call of a kernel function in its place, see `datapath/kernel.rs` there.
+pub const CAST_PLACEHOLDER: u32 = u32::from_le_bytes(*b"cast");

@@ -33,6 +33,13 @@ impl Delta {
         Self(fold32(new + !fold32(old) as u64))
     }
 
+    /// The change back.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        Self(!self.0)
+    }
+
     /// Both changes.
     #[inline(always)]
     #[must_use]
@@ -78,6 +85,12 @@ pub const fn replace(old: u16, delta: Delta, optional: bool) -> u16 {
     }
     let new = !fold16(!old as u64 + delta.0 as u64);
     if optional && new == 0 { u16::MAX } else { new }
+}
+
+/// A checksum that is only begun, the sum of the pseudo header, after a change of that.
+#[inline(always)]
+pub const fn replace_begun(old: u16, pseudo: Delta) -> u16 {
+    fold16(old as u64 + pseudo.0 as u64)
 }
 
 #[cfg(test)]

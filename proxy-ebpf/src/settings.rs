@@ -11,6 +11,10 @@ static SHUNT_SEED: u64 = 0;
 #[unsafe(no_mangle)]
 static SHUNT_HZ: u32 = 250;
 
+/// Where a socket buffer of the kernel keeps the state of its checksum, in bits; zero if programs have no way there.
+#[unsafe(no_mangle)]
+static SHUNT_IP_SUMMED: u32 = 0;
+
 /// The seed of the flow hash.
 #[inline(always)]
 pub fn seed() -> u64 {
@@ -23,6 +27,14 @@ pub fn seed() -> u64 {
 pub fn hz() -> u32 {
     // SAFETY: as in `seed`.
     unsafe { core::ptr::read_volatile(&raw const SHUNT_HZ) }
+}
+
+/// Where a socket buffer of the kernel keeps the state of its checksum, in bits, if programs can read it.
+#[inline(always)]
+pub fn ip_summed() -> Option<u32> {
+    // SAFETY: as in `seed`.
+    let bit = unsafe { core::ptr::read_volatile(&raw const SHUNT_IP_SUMMED) };
+    if bit == 0 { None } else { Some(bit) }
 }
 
 /// The kernel's coarse clock, which costs next to nothing to read: the low half of its jiffies.

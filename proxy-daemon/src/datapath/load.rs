@@ -12,7 +12,7 @@ use aya_log::EbpfLogger;
 use proxy_common::{NodeRow, maps};
 use tokio::time;
 
-use super::clock::jiffies_per_second;
+use super::{clock::jiffies_per_second, kernel::ChecksumState};
 use crate::{
     config::Sizes,
     maps::{KernelMaps, Pins},
@@ -33,6 +33,8 @@ pub struct Options {
     pub sizes: Sizes,
     /// Whether to load the XDP program.
     pub xdp: bool,
+    /// Whether programs may read the state of a packet's checksum where the kernel lets them. It is slower without.
+    pub checksum_state: bool,
     /// Whether to load the object that logs.
     pub bpf_log: bool,
 }
@@ -60,6 +62,14 @@ fn rows(sizes: Sizes) -> [(&'static str, u32); 10] {
 
 /// Loads the programs with the maps that are pinned there, or with new ones that then are.
 pub fn load(pins: &Pins, options: Options) -> Result<Datapath> {
+    let Some(state) = options.checksum_state.then(ChecksumState::of_this_kernel).flatten() else { return load_for(pins, options, None) };
+    load_for(pins, options, Some(state)).or_else(|error| {
+        tracing::info!(error = format!("{error:#}"), "the kernel does not let programs read a packet's checksum state: using helpers");
+        load_for(pins, options, None)
+    })
+}
+
+fn load_for(pins: &Pins, options: Options, state: Option<ChecksumState>) -> Result<Datapath> {
     let dir = pins.maps();
     let seed = match pinned_seed(pins)? {
         Some(seed) => seed,
@@ -69,6 +79,8 @@ pub fn load(pins: &Pins, options: Options) -> Result<Datapath> {
     let paths = maps::ALL.map(|name| (name, dir.join(name)));
     let mut loader = EbpfLoader::new();
     loader.override_global("SHUNT_SEED", &seed, true).override_global("SHUNT_HZ", &hz, true);
+    let ip_summed = state.map_or(0, |state| state.bit);
+    loader.override_global("SHUNT_IP_SUMMED", &ip_summed, true);
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
     }
@@ -77,7 +89,8 @@ pub fn load(pins: &Pins, options: Options) -> Result<Datapath> {
     }
     loader.verifier_log_level(VerifierLogLevel::STATS);
     let object = if options.bpf_log { LOG_OBJECT } else { OBJECT };
-    let mut ebpf = loader.load(object).context("loading the BPF object")?;
+    let patched = state.map(|state| state.put_into(object));
+    let mut ebpf = loader.load(patched.as_deref().unwrap_or(object)).context("loading the BPF object")?;
     for (name, program) in ebpf.programs_mut() {
         let loaded = if let Program::Xdp(program) = program {
             if !options.xdp {

@@ -7,6 +7,7 @@ mod attach;
 mod claim;
 mod clock;
 mod hook;
+mod kernel;
 mod load;
 mod prepare;
 mod remove;

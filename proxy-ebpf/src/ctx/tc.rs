@@ -6,16 +6,25 @@ use aya_ebpf::{
         bpf_csum_diff, bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
     },
 };
-use proxy_common::reason::Reason;
+use proxy_common::{CAST_PLACEHOLDER, reason::Reason};
 
 use super::{ETH_LEN, PacketCtx, TRANSLATED_MARK, too_short};
 use crate::{
-    csum::Delta,
+    csum::{Delta, replace, replace_begun},
+    settings,
     verdict::{Step, Stop},
 };
 
 /// How much of a packet is made directly reachable: the longest headers that are looked at, with room to spare.
 const HEADERS: u32 = 192;
+
+/// The device has computed a sum over the packet (`CHECKSUM_COMPLETE`, linux/skbuff.h).
+const CHECKSUM_COMPLETE: u8 = 2;
+/// The sender has left the checksum to the device (`CHECKSUM_PARTIAL`).
+const CHECKSUM_PARTIAL: u8 = 3;
+
+/// The kernel's `bpf_cast_to_kern_ctx`.
+type Cast = unsafe extern "C" fn(*mut __sk_buff) -> *const u8;
 
 /// A socket buffer on a device with (`L2`) or without an Ethernet header.
 pub struct TcCtx<const L2: bool> {
@@ -67,6 +76,37 @@ impl<const L2: bool> TcCtx<L2> {
         unsafe { (*self.skb).data_end as usize }
     }
 
+    /// The state of the packet's checksum, where programs can read it.
+    #[inline(always)]
+    fn checksum_state(&self) -> Option<u8> {
+        let bit = settings::ip_summed()?;
+        // SAFETY: the daemon puts a call of the kernel's `bpf_cast_to_kern_ctx` in the place of this one, or it is never reached.
+        let cast = unsafe { core::mem::transmute::<usize, Cast>(CAST_PLACEHOLDER as usize) };
+        // SAFETY: as above; it yields the kernel's own socket buffer.
+        let skb = unsafe { cast(self.skb) };
+        // SAFETY: a byte of it, by the kernel's own word; the verifier checks it again.
+        let byte = unsafe { *skb.wrapping_add((bit / 8) as usize) };
+        Some(byte >> (bit % 8) & 3)
+    }
+
+    /// Changes a checksum directly. Says no where only the kernel's helpers know what to do.
+    #[inline(always)]
+    fn fix_directly(&mut self, offset: usize, pseudo: Delta, transport: Delta, optional: bool, ipv6: bool) -> Step<bool> {
+        let Some(state) = self.checksum_state() else { return Ok(false) };
+        let old = self.read::<u16>(offset)?;
+        if state == CHECKSUM_PARTIAL {
+            // The device adds everything else.
+            self.write(offset, replace_begun(old, pseudo))?;
+            return Ok(true);
+        }
+        self.write(offset, replace(old, pseudo.plus(transport), optional))?;
+        if state == CHECKSUM_COMPLETE && !ipv6 {
+            // The device's sum covers the IPv4 header too, whose checksum makes up for the addresses once more.
+            self.change_sum(pseudo.reversed());
+        }
+        Ok(true)
+    }
+
     #[inline(always)]
     fn replace_l4(&mut self, offset: usize, delta: Delta, flags: u32) -> Step<()> {
         // SAFETY: the context is the kernel's own, which checks the offset.
@@ -114,6 +154,9 @@ impl<const L2: bool> PacketCtx for TcCtx<L2> {
             // There is no checksum whose change would make up for the others in a sum that the device has computed. Only the change of
             // IPv4 addresses is made up for, by the header's checksum.
             self.change_sum(if ipv6 { pseudo.plus(transport) } else { transport });
+            return Ok(());
+        }
+        if self.fix_directly(offset, pseudo, transport, optional, ipv6)? {
             return Ok(());
         }
         let optional = if optional { BPF_F_MARK_MANGLED_0 } else { 0 };

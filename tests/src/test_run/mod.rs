@@ -92,10 +92,19 @@ pub struct TestNode {
 impl TestNode {
     /// Loads everything. The addresses, at most one of a family, stand in for pods that reach themselves.
     pub fn new(masquerade: &[IpAddr]) -> Result<Self> {
+        Self::load(masquerade, true)
+    }
+
+    /// The same with programs that change checksums by the kernel's helpers, as they must where they cannot read a checksum's state.
+    pub fn with_helpers(masquerade: &[IpAddr]) -> Result<Self> {
+        Self::load(masquerade, false)
+    }
+
+    fn load(masquerade: &[IpAddr], checksum_state: bool) -> Result<Self> {
         let folder = Scratch::create(Kind::Pins, &BedName::next(), "packet")?;
         let pins = Pins::new(folder.path().to_owned());
         datapath::prepare(&pins)?;
-        let datapath = datapath::load(&pins, datapath::Options { sizes: SIZES, xdp: true, bpf_log: false })?;
+        let datapath = datapath::load(&pins, datapath::Options { sizes: SIZES, xdp: true, checksum_state, bpf_log: false })?;
         let mut maps = KernelMaps::open(&pins)?;
         maps.set_snat(snat_source::<V4>(masquerade), snat_source::<V6>(masquerade))?;
         let now = Instant::now();

@@ -21,15 +21,17 @@ fn every_row_through_the_programs() {
     }
     let cluster = rows::cluster();
     let plans = cluster.plans();
-    let mut node = TestNode::new(cluster.node_ips()).unwrap();
-    node.apply(&plans).unwrap();
-    for row in rows::all() {
-        // What panics below says what; this says where.
-        let shown = ShownOnPanic(&row);
-        check(&mut node, &plans, &row);
-        node.forget_flows().unwrap();
-        drop(node.take_counted().unwrap());
-        std::mem::forget(shown);
+    for node in [TestNode::new(cluster.node_ips()), TestNode::with_helpers(cluster.node_ips())] {
+        let mut node = node.unwrap();
+        node.apply(&plans).unwrap();
+        for row in rows::all() {
+            // What panics below says what; this says where.
+            let shown = ShownOnPanic(&row);
+            check(&mut node, &plans, &row);
+            node.forget_flows().unwrap();
+            drop(node.take_counted().unwrap());
+            std::mem::forget(shown);
+        }
     }
 }
 
@@ -62,8 +64,14 @@ fn what_goes_on_keeps_the_sum_of_its_device() {
         return;
     }
     let cluster = rows::cluster();
-    let mut node = TestNode::new(cluster.node_ips()).unwrap();
-    node.apply(&cluster.plans()).unwrap();
+    for node in [TestNode::new(cluster.node_ips()), TestNode::with_helpers(cluster.node_ips())] {
+        let mut node = node.unwrap();
+        node.apply(&cluster.plans()).unwrap();
+        keeps_the_sum(&mut node);
+    }
+}
+
+fn keeps_the_sum(node: &mut TestNode) {
     let goes_on = |row: &Row| match &row.expected {
         Outcome::Pass(_) => true,
         Outcome::Translate(targets) => targets.iter().all(|target| target.source == Source::Client),
