@@ -37,6 +37,22 @@ pub struct Expiry<'a, F: Family> {
     pub hz: u32,
 }
 
+/// Whether a table is nearly full, so that this is said once and not at each walk.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fullness {
+    is_full: bool,
+}
+
+impl Fullness {
+    /// Takes in how full a table is now. True says that it has become nearly full.
+    fn is_news(&mut self, entries: u64, capacity: u64) -> bool {
+        let was_full = self.is_full;
+        // Not full again before it was clearly less full.
+        self.is_full = entries * 10 > capacity * if was_full { 7 } else { 9 };
+        self.is_full && !was_full
+    }
+}
+
 /// What one walk through a table has found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Walk<F: Family> {
@@ -52,11 +68,20 @@ where
     Flow<F>: Pod,
     FrontendKey<F>: Pod,
 {
-    /// Removes what has expired.
-    pub fn run(mut self) -> Result<(), Error> {
+    /// Removes what has expired, and warns when the table is nearly full.
+    pub fn run(mut self, fullness: &mut Fullness) -> Result<(), Error> {
         let walk = self.walk();
         let removed = self.remove(&walk.expired)?;
         tracing::debug!(family = F::SUFFIX, entries = walk.entries, removed, "flows");
+        let capacity = self.flows.capacity();
+        if fullness.is_news(walk.entries, u64::from(capacity)) {
+            tracing::warn!(
+                family = F::SUFFIX,
+                entries = walk.entries,
+                capacity,
+                "the flow table is nearly full: the flows that are silent for longest lose their entries; --flows makes it larger"
+            );
+        }
         Ok(())
     }
 
@@ -168,6 +193,13 @@ mod tests {
             assert_eq!(patience(protocol, other, Some(one)), expected, "{protocol} {other:?} {one:?}");
         }
         assert_eq!(patience(Protocol::Udp, FlowState::NEW, None), UDP_UNANSWERED);
+    }
+
+    #[test]
+    fn a_full_table_is_news_once() {
+        let mut fullness = Fullness::default();
+        let said: Vec<bool> = [50, 90, 91, 100, 80, 95, 70, 95].iter().map(|entries| fullness.is_news(*entries, 100)).collect();
+        assert_eq!(said, [false, false, true, false, false, false, false, true]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::{
     args::Xdp,
     config::Config,
     datapath::{self, Attacher, Clock},
-    expiry::Expiry,
+    expiry::{Expiry, Fullness},
     maps::{KernelMaps, Pins},
     model,
     net::{self, LocalAddresses},
@@ -242,20 +242,23 @@ impl Retry {
 fn spawn_expiry(pins: &Pins) -> Result<()> {
     let mut maps = KernelMaps::open(pins)?;
     let clock = Clock::open(&pins.programs())?;
-    let work = move || loop {
-        thread::sleep(EXPIRY_EVERY);
-        if let Err(error) = expire(&mut maps, &clock) {
-            tracing::warn!(error = format!("{error:#}"), "flows could not be expired");
+    let work = move || {
+        let mut fullness = [Fullness::default(); 2];
+        loop {
+            thread::sleep(EXPIRY_EVERY);
+            if let Err(error) = expire(&mut maps, &clock, &mut fullness) {
+                tracing::warn!(error = format!("{error:#}"), "flows could not be expired");
+            }
         }
     };
     thread::Builder::new().name("shunt-expiry".to_owned()).spawn(work).context("starting the thread that expires flows")?;
     Ok(())
 }
 
-fn expire(maps: &mut KernelMaps, clock: &Clock) -> Result<()> {
+fn expire(maps: &mut KernelMaps, clock: &Clock, [full4, full6]: &mut [Fullness; 2]) -> Result<()> {
     let (now, hz) = (clock.now()?, maps.node()?.hz);
-    Expiry { flows: &mut maps.flows4, frontends: &maps.frontends4, now, hz }.run()?;
-    Expiry { flows: &mut maps.flows6, frontends: &maps.frontends6, now, hz }.run()?;
+    Expiry { flows: &mut maps.flows4, frontends: &maps.frontends4, now, hz }.run(full4)?;
+    Expiry { flows: &mut maps.flows6, frontends: &maps.frontends6, now, hz }.run(full6)?;
     Ok(())
 }
 
