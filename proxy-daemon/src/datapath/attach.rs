@@ -43,7 +43,12 @@ impl Attacher {
         if way == Way::Clsact {
             tracing::info!("the kernel has no tcx: using clsact");
         }
-        Ok(Self { pins, datapath, way, xdp, attached: BTreeSet::new(), waiting: BTreeMap::new() })
+        Ok(Self::with_way(pins, datapath, xdp, way))
+    }
+
+    /// The same on a kernel that has this way.
+    pub(super) fn with_way(pins: Pins, datapath: Datapath, xdp: Xdp, way: Way) -> Self {
+        Self { pins, datapath, way, xdp, attached: BTreeSet::new(), waiting: BTreeMap::new() }
     }
 
     /// Does what an event asks for.

@@ -6,7 +6,7 @@
 
 use std::{fs, io, mem, path::Path};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::{
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType,
@@ -95,10 +95,7 @@ fn exchange(program: &mut SchedClassifier, pinned: PinnedLink) -> Result<bool> {
 
 fn put_filter(program: &mut SchedClassifier, ifindex: u32, direction: Direction) -> Result<()> {
     let name = name(ifindex)?;
-    match qdisc_add_clsact(&name) {
-        Err(error) if !already_exists(&error) => return Err(ProgramError::from(error).into()),
-        _ => {}
-    }
+    provide_clsact(&name, ifindex)?;
     let kind = attach_type(direction);
     let fresh = TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE, classid: None });
     let id = match program.attach_with_options(&name, kind, fresh) {
@@ -111,6 +108,24 @@ fn put_filter(program: &mut SchedClassifier, ifindex: u32, direction: Direction)
     // It has no descriptor; dropping it would remove the filter.
     mem::forget(program.take_link(id)?);
     Ok(())
+}
+
+/// Makes a clsact qdisc where there is none. Its elder, `ingress`, stands in the same place, and would take filters for egress too and run
+/// them at ingress.
+fn provide_clsact(name: &str, ifindex: u32) -> Result<()> {
+    match qdisc_add_clsact(name) {
+        Ok(()) => return Ok(()),
+        Err(error) if already_exists(&error) => {}
+        Err(error) => return Err(ProgramError::from(error).into()),
+    }
+    match net::ingress_qdisc(ifindex).context("asking for the qdisc at ingress")?.as_deref() {
+        Some("clsact") => Ok(()),
+        Some(kind) => bail!(
+            "the device has an {kind} qdisc of somebody else's where shunt needs clsact, as long as the kernel has no tcx (6.6): \
+             `tc qdisc del dev {name} {kind}` removes it, or have clsact made in its stead"
+        ),
+        None => bail!("the qdisc at ingress has gone meanwhile"),
+    }
 }
 
 /// The hooks that have a pinned link.
@@ -153,7 +168,7 @@ pub(super) fn filters() -> Result<Vec<(u32, Direction)>> {
     Ok(found.iter().map(hook).collect())
 }
 
-fn hook(filter: &BpfFilter) -> (u32, Direction) {
+pub(super) fn hook(filter: &BpfFilter) -> (u32, Direction) {
     (filter.ifindex, if filter.ingress { Direction::Ingress } else { Direction::Egress })
 }
 

@@ -9,6 +9,8 @@ mod clock;
 mod hook;
 mod kernel;
 mod load;
+#[cfg(test)]
+mod namespace_tests;
 mod prepare;
 mod remove;
 mod serve;

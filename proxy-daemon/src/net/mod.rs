@@ -18,7 +18,7 @@ mod namespace_tests;
 mod socket;
 mod table;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::{io, time::Duration};
 
@@ -26,7 +26,7 @@ pub use self::{
     addresses::{LocalAddress, LocalAddresses, masquerade_ports},
     classify::Rules,
     devices::{Device, DeviceEvent, Role},
-    filters::{BpfFilter, bpf_filters},
+    filters::{BpfFilter, bpf_filters, ingress_qdisc},
     follow::{Network, follow},
     glob::Glob,
 };

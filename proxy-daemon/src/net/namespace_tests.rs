@@ -4,16 +4,13 @@ use std::{
     fs::File,
     net::IpAddr,
     os::fd::AsFd as _,
-    process::{self, Command},
+    process,
     sync::mpsc as std_mpsc,
     thread,
     time::{Duration, Instant},
 };
 
-use nix::{
-    sched::{CloneFlags, setns, unshare},
-    unistd::geteuid,
-};
+use nix::sched::{CloneFlags, setns, unshare};
 use tokio::{runtime, sync::watch, time};
 
 use super::{
@@ -22,6 +19,7 @@ use super::{
     message::Change,
     socket::{Asker, Listener},
     table::Table,
+    testing::{self, ip},
 };
 
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -74,12 +72,6 @@ fn own_namespace() -> String {
     format!("/proc/{}/task/{}/ns/net", process::id(), nix::unistd::gettid())
 }
 
-/// Runs an `ip` command in the namespace of this thread.
-fn ip(line: &str) {
-    let output = Command::new("ip").args(line.split_whitespace()).output().expect("ip is installed");
-    assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
 /// The daemon's side of a test, with all events it has had.
 struct Node {
     network: Network,
@@ -117,23 +109,10 @@ fn text(event: &DeviceEvent) -> String {
     }
 }
 
-/// Runs a test in a namespace of its own, or says why not.
+/// Runs a test in a namespace of its own.
 fn in_namespace<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F + Send + 'static) {
-    if !geteuid().is_root() {
-        #[expect(clippy::print_stderr, reason = "a skip must be seen")]
-        {
-            eprintln!("SKIP: {name}: needs root");
-        }
-        return;
-    }
-    let run = thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("unshare");
-        ip("link set lo up");
-        runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(test());
-    });
-    if let Err(panic) = run.join() {
-        std::panic::resume_unwind(panic);
-    }
+    let run = || runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(test());
+    testing::in_namespace(name, run);
 }
 
 fn rules() -> Rules {

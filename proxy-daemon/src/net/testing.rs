@@ -1,6 +1,11 @@
-//! Short names for the objects of this module's tests.
+//! Short names for the objects of this module's tests, and network namespaces for these and others'.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, process::Command, thread};
+
+use nix::{
+    sched::{CloneFlags, unshare},
+    unistd::geteuid,
+};
 
 use super::message::{Address, Kind, Link, NextHop, Peer, Route, RouteKey};
 
@@ -29,4 +34,38 @@ pub(super) fn route(destination: &str, hops: &[(u32, Option<&str>)]) -> Route {
     };
     let key = RouteKey { table: 254, destination, metric: 0, tos: 0 };
     Route { key, next_hops: hops.iter().map(hop).collect() }
+}
+
+/// Runs a test on a thread with a network namespace of its own, or says why not.
+pub(crate) fn in_namespace(name: &str, test: impl FnOnce() + Send + 'static) {
+    if !geteuid().is_root() {
+        #[expect(clippy::print_stderr, reason = "a skip must be seen")]
+        {
+            eprintln!("SKIP: {name}: needs root");
+        }
+        return;
+    }
+    let run = thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("unshare");
+        ip("link set lo up");
+        test();
+    });
+    if let Err(panic) = run.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Runs an `ip` command in the namespace of this thread.
+pub(crate) fn ip(line: &str) {
+    command("ip", line);
+}
+
+/// Runs a `tc` command in the namespace of this thread.
+pub(crate) fn tc(line: &str) {
+    command("tc", line);
+}
+
+fn command(program: &str, line: &str) {
+    let output = Command::new(program).args(line.split_whitespace()).output().expect("iproute2 is installed");
+    assert!(output.status.success(), "{program} {line}: {}", String::from_utf8_lossy(&output.stderr));
 }
