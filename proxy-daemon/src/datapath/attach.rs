@@ -3,7 +3,10 @@
 //! In: what happened to devices. Out: programs on them. A device that cannot be served does not keep others from it, and loses nothing
 //! that it has from a previous run; it waits and is tried again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
 use anyhow::{Context as _, Result};
 
@@ -24,8 +27,24 @@ pub struct Attacher {
     datapath: Datapath,
     way: Way,
     xdp: Xdp,
-    attached: BTreeSet<u32>,
+    attached: BTreeMap<u32, Attached>,
     waiting: BTreeMap<u32, Waiting>,
+}
+
+/// A device with our programs.
+struct Attached {
+    device: Device,
+    in_xdp: InXdp,
+}
+
+/// Whether a device has our program in XDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InXdp {
+    Yes,
+    /// It is not to have it, or the kernel refuses.
+    No,
+    /// There is room for one, and another program is there: it may go.
+    Taken,
 }
 
 /// A device whose programs could not be attached.
@@ -48,15 +67,18 @@ impl Attacher {
 
     /// The same on a kernel that has this way.
     pub(super) fn with_way(pins: Pins, datapath: Datapath, xdp: Xdp, way: Way) -> Self {
-        Self { pins, datapath, way, xdp, attached: BTreeSet::new(), waiting: BTreeMap::new() }
+        Self { pins, datapath, way, xdp, attached: BTreeMap::new(), waiting: BTreeMap::new() }
     }
 
     /// Does what an event asks for.
     pub fn serve(&mut self, event: &DeviceEvent) {
         match event {
-            DeviceEvent::Changed(device) if self.attached.contains(&device.ifindex) => {}
-            // A device that had gone for a moment, or was renamed at the wrong one, is still without.
-            DeviceEvent::Attach(device) | DeviceEvent::Changed(device) => self.attach(device),
+            DeviceEvent::Attach(device) => self.attach(device),
+            DeviceEvent::Changed(device) => match self.attached.get_mut(&device.ifindex) {
+                Some(attached) => attached.device.clone_from(device),
+                // A device that had gone for a moment, or was renamed at the wrong one, is still without.
+                None => self.attach(device),
+            },
             DeviceEvent::Detach { device, gone } => self.detach(device, *gone),
             DeviceEvent::Listed => self.sweep(),
         }
@@ -81,12 +103,14 @@ impl Attacher {
     }
 
     fn attach(&mut self, device: &Device) {
-        match self.put_both(device) {
-            Ok(()) => {
+        match self.put_both(device, &BTreeSet::new()) {
+            Ok(_) => {
                 let tries = self.waiting.remove(&device.ifindex).map_or(0, |waiting| waiting.tries) + 1;
                 tracing::info!(iface = device.name, ifindex = device.ifindex, role = device.role.name(), tries, "attached");
-                self.attached.insert(device.ifindex);
-                self.put_xdp(device);
+                self.attached.insert(device.ifindex, Attached { device: device.clone(), in_xdp: InXdp::No });
+                if self.xdp != Xdp::Off && device.role == Role::Uplink && device.l2 {
+                    self.put_xdp(device, InXdp::No);
+                }
             }
             Err(error) if hook::is_gone(&error) => {
                 self.waiting.remove(&device.ifindex);
@@ -108,30 +132,77 @@ impl Attacher {
         }
     }
 
-    /// Attaches the programs of a device's role, replies first: what is translated on its way in must be translated back.
-    fn put_both(&mut self, device: &Device) -> Result<()> {
-        for direction in [Direction::Egress, Direction::Ingress] {
-            let program = self.datapath.program(program_name(device, direction))?;
-            hook::put(self.way, program, &self.pins, device.ifindex, direction)
-                .with_context(|| format!("attaching tc {direction} to {}", device.name))?;
+    /// Puts back what somebody else has taken off devices. Where nothing is missing it changes nothing and costs a few system calls a device.
+    pub fn restore(&mut self) {
+        if let Err(error) = self.try_to_restore() {
+            tracing::warn!(error = format!("{error:#}"), "whether devices still have their programs is not known");
+        }
+    }
+
+    fn try_to_restore(&mut self) -> Result<()> {
+        // Pins may be removed with their folder.
+        fs::create_dir_all(self.pins.links()).with_context(|| format!("creating {}", self.pins.links().display()))?;
+        let there = match self.way {
+            // That a link is there shows when its program is exchanged, by itself.
+            Way::Tcx => BTreeSet::new(),
+            Way::Clsact => hook::programs(&self.attached.keys().copied().collect::<Vec<_>>())?,
+        };
+        let devices: Vec<(Device, InXdp)> = self.attached.values().map(|attached| (attached.device.clone(), attached.in_xdp)).collect();
+        for (device, in_xdp) in devices {
+            match self.put_both(&device, &there) {
+                Ok(missing) => {
+                    let in_xdp_too = in_xdp != InXdp::No && self.put_xdp(&device, in_xdp);
+                    let missing = missing + usize::from(in_xdp_too);
+                    if missing > 0 {
+                        tracing::warn!(iface = device.name, missing, "somebody had taken programs off a device: attached again");
+                    }
+                }
+                // Its end is about to be reported.
+                Err(error) if hook::is_gone(&error) => {}
+                Err(error) => {
+                    self.attached.remove(&device.ifindex);
+                    self.note_failure(&device, format!("{error:#}"));
+                }
+            }
         }
         Ok(())
     }
 
-    /// Attaches the XDP program to an uplink where it is wanted. Where that does not work tc serves the device all the same.
-    fn put_xdp(&mut self, device: &Device) {
-        if self.xdp == Xdp::Off || device.role != Role::Uplink || !device.l2 {
-            return;
-        }
-        let put = self.datapath.xdp().and_then(|program| xdp::put(program, &self.pins, device.ifindex, self.xdp));
-        let (iface, mode) = (&device.name, self.xdp.name());
-        match put {
-            Ok(()) => tracing::info!(iface, mode, "attached to XDP"),
-            Err(error) if hook::is_gone(&error) => {}
-            Err(error) => {
-                tracing::warn!(iface, mode, error = format!("{error:#}"), "the device cannot be served in XDP: tc serves it alone");
+    /// Attaches the programs of a device's role, replies first: what is translated on its way in must be translated back. Those that are
+    /// `there` are let be. Yields how many were not.
+    fn put_both(&mut self, device: &Device, there: &BTreeSet<(u32, Direction, u32)>) -> Result<usize> {
+        let mut missing = 0;
+        for direction in [Direction::Egress, Direction::Ingress] {
+            let program = self.datapath.program(program_name(device, direction))?;
+            if there.is_empty() || !there.contains(&(device.ifindex, direction, program.info()?.id())) {
+                let put = hook::put(self.way, program, &self.pins, device.ifindex, direction);
+                missing += usize::from(put.with_context(|| format!("attaching tc {direction} to {}", device.name))?);
             }
         }
+        Ok(missing)
+    }
+
+    /// Attaches the XDP program, and says whether one of ours `was` there and is not any more. Where it cannot be attached tc serves the
+    /// device all the same.
+    fn put_xdp(&mut self, device: &Device, was: InXdp) -> bool {
+        let put = self.datapath.xdp().and_then(|program| xdp::put(program, &self.pins, device.ifindex, self.xdp));
+        let (iface, mode) = (&device.name, self.xdp.name());
+        let is = match &put {
+            Ok(_) => InXdp::Yes,
+            Err(error) if xdp::is_taken(error) => InXdp::Taken,
+            Err(_) => InXdp::No,
+        };
+        match &put {
+            Err(error) if !hook::is_gone(error) && (is != was || was == InXdp::No) => {
+                tracing::warn!(iface, mode, error = format!("{error:#}"), "the device cannot be served in XDP: tc serves it alone");
+            }
+            Ok(_) if was != InXdp::Yes => tracing::info!(iface, mode, "attached to XDP"),
+            _ => {}
+        }
+        if let Some(attached) = self.attached.get_mut(&device.ifindex) {
+            attached.in_xdp = is;
+        }
+        was == InXdp::Yes && matches!(put, Ok(true))
     }
 
     /// Takes our programs off a device, or only forgets them when the device itself has `gone`.
@@ -176,11 +247,11 @@ impl Attacher {
             }
         };
         for (ifindex, direction) in left {
-            if !self.attached.contains(&ifindex) && !self.waiting.contains_key(&ifindex) {
+            if !self.attached.contains_key(&ifindex) && !self.waiting.contains_key(&ifindex) {
                 self.take_off(ifindex, direction, false);
             }
         }
-        self.take_off_xdp(|ifindex, mode| mode != self.xdp.name() || !self.attached.contains(&ifindex));
+        self.take_off_xdp(|ifindex, mode| mode != self.xdp.name() || !self.attached.contains_key(&ifindex));
     }
 }
 

@@ -4,7 +4,7 @@
 //! program is exchanged by one update of the link. On older kernels it is a filter of the clsact qdisc with a priority and a handle of
 //! ours. Either way other programs on the device are left alone and see the packet after ours.
 
-use std::{fs, io, mem, path::Path};
+use std::{collections::BTreeSet, fs, io, mem, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
@@ -48,18 +48,18 @@ impl Way {
     }
 }
 
-/// Attaches a program, or puts it in the place of the one that a previous run has attached.
-pub(super) fn put(way: Way, program: &mut SchedClassifier, pins: &Pins, ifindex: u32, direction: Direction) -> Result<()> {
+/// Attaches a program, or puts it in the place of the one of ours that is there. Says whether none was.
+pub(super) fn put(way: Way, program: &mut SchedClassifier, pins: &Pins, ifindex: u32, direction: Direction) -> Result<bool> {
     match way {
         Way::Tcx => put_link(program, &pins.link(ifindex, direction), ifindex, direction),
         Way::Clsact => put_filter(program, ifindex, direction),
     }
 }
 
-fn put_link(program: &mut SchedClassifier, pin: &Path, ifindex: u32, direction: Direction) -> Result<()> {
+fn put_link(program: &mut SchedClassifier, pin: &Path, ifindex: u32, direction: Direction) -> Result<bool> {
     if let Some(link) = pinned(pin)? {
         if exchange(program, link).with_context(|| format!("exchanging the program of {}", pin.display()))? {
-            return Ok(());
+            return Ok(false);
         }
         fs::remove_file(pin).with_context(|| format!("removing {}", pin.display()))?;
     }
@@ -67,7 +67,7 @@ fn put_link(program: &mut SchedClassifier, pin: &Path, ifindex: u32, direction: 
     let id = program.attach_with_options(&name(ifindex)?, attach_type(direction), options)?;
     let link: FdLink = program.take_link(id)?.try_into().context("taking a tcx link")?;
     drop(link.pin(pin).with_context(|| format!("pinning {}", pin.display()))?);
-    Ok(())
+    Ok(true)
 }
 
 /// The link that is pinned there, if there is one.
@@ -93,21 +93,21 @@ fn exchange(program: &mut SchedClassifier, pinned: PinnedLink) -> Result<bool> {
     }
 }
 
-fn put_filter(program: &mut SchedClassifier, ifindex: u32, direction: Direction) -> Result<()> {
+fn put_filter(program: &mut SchedClassifier, ifindex: u32, direction: Direction) -> Result<bool> {
     let name = name(ifindex)?;
     provide_clsact(&name, ifindex)?;
     let kind = attach_type(direction);
     let fresh = TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE, classid: None });
-    let id = match program.attach_with_options(&name, kind, fresh) {
+    let (id, none_was) = match program.attach_with_options(&name, kind, fresh) {
         Err(ProgramError::TcError(error)) if already_exists(&error) => {
             let ours = SchedClassifierLink::attached(&name, kind, PRIORITY, HANDLE, None)?;
-            program.attach_to_link(ours)?
+            (program.attach_to_link(ours)?, false)
         }
-        result => result?,
+        result => (result?, true),
     };
     // It has no descriptor; dropping it would remove the filter.
     mem::forget(program.take_link(id)?);
-    Ok(())
+    Ok(none_was)
 }
 
 /// Makes a clsact qdisc where there is none. Its elder, `ingress`, stands in the same place, and would take filters for egress too and run
@@ -148,11 +148,17 @@ pub(super) fn unpin(pins: &Pins, ifindex: u32, direction: Direction) -> Result<(
     }
 }
 
+/// The filters of our priority and handle at some devices: the hook and the program of each.
+pub(super) fn programs(devices: &[u32]) -> Result<BTreeSet<(u32, Direction, u32)>> {
+    let mut found = net::bpf_filters(devices).context("listing tc filters")?;
+    found.retain(is_in_our_place);
+    Ok(found.iter().map(|filter| (filter.ifindex, direction(filter), filter.program_id)).collect())
+}
+
 /// The hooks of this network namespace with a filter of ours: of our priority and handle, with a program that is called as ours are.
 pub(super) fn filters() -> Result<Vec<(u32, Direction)>> {
     let devices: Vec<u32> = if_nameindex().context("if_nameindex")?.iter().map(nix::net::if_::Interface::index).collect();
-    let mut found = net::bpf_filters(&devices).context("listing tc filters")?;
-    found.retain(|filter| filter.priority == PRIORITY && filter.handle == u32::from(HANDLE));
+    let found = programs(&devices)?;
     if found.is_empty() {
         return Ok(Vec::new());
     }
@@ -164,12 +170,15 @@ pub(super) fn filters() -> Result<Vec<(u32, Direction)>> {
             ours.push(program.id());
         }
     }
-    found.retain(|filter| ours.contains(&filter.program_id));
-    Ok(found.iter().map(hook).collect())
+    Ok(found.iter().filter(|(.., program)| ours.contains(program)).map(|&(ifindex, direction, _)| (ifindex, direction)).collect())
 }
 
-pub(super) fn hook(filter: &BpfFilter) -> (u32, Direction) {
-    (filter.ifindex, if filter.ingress { Direction::Ingress } else { Direction::Egress })
+fn is_in_our_place(filter: &BpfFilter) -> bool {
+    filter.priority == PRIORITY && filter.handle == u32::from(HANDLE)
+}
+
+const fn direction(filter: &BpfFilter) -> Direction {
+    if filter.ingress { Direction::Ingress } else { Direction::Egress }
 }
 
 /// Programs are named after the role of the device they are for.

@@ -1,18 +1,26 @@
 //! Programs on devices of the kernel, in a network namespace and a BPF file system made for each test. With tcx and with clsact, which
 //! newer kernels have as well.
 
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use aya::programs::{SchedClassifier, TcAttachType};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     net::if_::if_nametoindex,
     sched::{CloneFlags, unshare},
 };
 use tempfile::TempDir;
+use tokio::{runtime, sync::mpsc};
 
 use super::{
     attach::Attacher,
     hook::{self, Way},
     load::{Options, load},
     prepare,
+    serve::serve_and_restore,
 };
 use crate::{
     args::Xdp,
@@ -20,7 +28,7 @@ use crate::{
     maps::{Direction, Pins},
     net::{
         self, Device, DeviceEvent, Role,
-        testing::{in_namespace, ip, tc},
+        testing::{in_namespace, ip, skip, tc},
     },
 };
 
@@ -53,13 +61,22 @@ impl Machine {
     /// What a daemon that starts has.
     fn attacher(&self, way: Way) -> Attacher {
         let sizes = Sizes { frontends: 16, backends: 16, flows: 1024, services: 16 };
-        let datapath = load(&self.pins, Options { sizes, xdp: false, bpf_log: false }).expect("the programs are loaded");
-        Attacher::with_way(self.pins.clone(), datapath, Xdp::Off, way)
+        let datapath = load(&self.pins, Options { sizes, xdp: true, bpf_log: false }).expect("the programs are loaded");
+        Attacher::with_way(self.pins.clone(), datapath, Xdp::Generic, way)
     }
 }
 
 fn on_a_machine(name: &str, test: impl FnOnce(&Machine) + Send + 'static) {
     in_namespace(name, || test(&Machine::new()));
+}
+
+/// The same, where the kernel has tcx.
+fn on_a_machine_with_tcx(name: &str, test: impl FnOnce(&Machine) + Send + 'static) {
+    if Way::of_this_kernel().is_ok_and(|way| way == Way::Tcx) {
+        on_a_machine(name, test);
+    } else {
+        skip(name, "needs root and a kernel with tcx");
+    }
 }
 
 fn device() -> Device {
@@ -69,12 +86,26 @@ fn device() -> Device {
 
 /// The programs of our filters, in the order of [`Direction::ALL`].
 fn filters() -> Vec<u32> {
-    let mut filters = net::bpf_filters(&[device().ifindex]).expect("listed");
-    filters.sort_by_key(|filter| !filter.ingress);
-    let ours: Vec<(u32, Direction)> = filters.iter().map(hook::hook).collect();
+    let programs = hook::programs(&[device().ifindex]).expect("listed");
+    let ours: Vec<(u32, Direction)> = programs.iter().map(|&(ifindex, direction, _)| (ifindex, direction)).collect();
     assert_eq!(hook::filters().expect("listed"), ours);
     assert!(ours.is_empty() || ours == Direction::ALL.map(|direction| (device().ifindex, direction)), "{ours:?}");
-    filters.iter().map(|filter| filter.program_id).collect()
+    programs.iter().map(|(.., program)| *program).collect()
+}
+
+/// Waits for what the kernel, or another thread, does in its own time.
+fn wait_until(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !condition() {
+        assert!(Instant::now() < deadline, "it does not happen");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// How many programs the device has in tcx.
+fn in_tcx() -> usize {
+    let count = |hook| SchedClassifier::query_tcx(DEVICE, hook).map_or(0, |(_, programs)| programs.len());
+    count(TcAttachType::Ingress) + count(TcAttachType::Egress)
 }
 
 #[test]
@@ -120,5 +151,93 @@ fn an_ingress_qdisc_is_not_taken_for_clsact() {
         attacher.retry();
         assert!(!attacher.is_waiting());
         assert_eq!(filters().len(), 2);
+    });
+}
+
+#[test]
+fn what_somebody_takes_off_is_put_back() {
+    on_a_machine_with_tcx("what_somebody_takes_off_is_put_back", |machine| {
+        let mut attacher = machine.attacher(Way::Tcx);
+        let uplink = Device { role: Role::Uplink, ..device() };
+        attacher.serve(&DeviceEvent::Attach(uplink.clone()));
+        let [egress, ingress] = [Direction::Egress, Direction::Ingress].map(|direction| machine.pins.link(uplink.ifindex, direction));
+        let pins = [egress, ingress, machine.pins.xdp_link(uplink.ifindex, Xdp::Generic.name())];
+        let attached = || in_tcx() + usize::from(ip(&format!("link show {DEVICE}")).contains("xdp"));
+        let is_whole = || attached() == 3 && pins.iter().all(|pin| pin.exists());
+        assert!(is_whole());
+
+        // The pins stay with links that hold nothing, as after `bpftool link detach`.
+        ip(&format!("link del {DEVICE}"));
+        ip(&format!("link add {DEVICE} index {} type veth peer name peer0", uplink.ifindex));
+        assert_eq!(attached(), 0);
+        attacher.restore();
+        assert!(is_whole());
+
+        for pin in &pins {
+            fs::remove_file(pin).expect("it was pinned");
+        }
+        fs::remove_dir(machine.pins.links()).expect("nothing is in it");
+        wait_until(|| attached() == 0);
+        attacher.restore();
+        assert!(is_whole());
+        assert!(!attacher.is_waiting());
+    });
+}
+
+#[test]
+fn filters_that_somebody_takes_off_are_put_back() {
+    on_a_machine("filters_that_somebody_takes_off_are_put_back", |machine| {
+        let mut attacher = machine.attacher(Way::Clsact);
+        attacher.serve(&DeviceEvent::Attach(device()));
+        let before = filters();
+        attacher.restore();
+        assert_eq!(filters(), before);
+        for thief in ["filter del dev pod0 egress", "qdisc del dev pod0 clsact"] {
+            tc(thief);
+            attacher.restore();
+            assert_eq!(filters(), before, "after {thief}");
+        }
+        tc("qdisc del dev pod0 clsact");
+        tc("qdisc add dev pod0 ingress");
+        attacher.restore();
+        assert!(filters().is_empty() && attacher.is_waiting());
+    });
+}
+
+#[test]
+fn devices_are_checked_now_and_then() {
+    on_a_machine_with_tcx("devices_are_checked_now_and_then", |machine| {
+        let (events, receiver) = mpsc::unbounded_channel();
+        for event in [DeviceEvent::Attach(device()), DeviceEvent::Listed] {
+            events.send(event).expect("there is a receiver");
+        }
+        let attacher = machine.attacher(Way::Tcx);
+        let mut serving = serve_and_restore(attacher, receiver, Duration::from_millis(20)).expect("started");
+        let runtime = runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(serving.listed()).expect("served");
+        let pin = machine.pins.link(device().ifindex, Direction::Ingress);
+        fs::remove_file(&pin).expect("it was pinned");
+        wait_until(|| pin.exists() && in_tcx() == 2);
+        drop(events);
+        runtime.block_on(serving.ended());
+    });
+}
+
+#[test]
+fn xdp_is_put_where_another_program_has_gone() {
+    on_a_machine_with_tcx("xdp_is_put_where_another_program_has_gone", |machine| {
+        let uplink = Device { role: Role::Uplink, ..device() };
+        let mut attacher = machine.attacher(Way::Tcx);
+        attacher.serve(&DeviceEvent::Attach(uplink.clone()));
+        let (pin, aside) = (machine.pins.xdp_link(uplink.ifindex, Xdp::Generic.name()), machine.pins.root().join("another"));
+        fs::rename(&pin, &aside).expect("it was pinned");
+        let mut attacher = machine.attacher(Way::Tcx);
+        attacher.serve(&DeviceEvent::Attach(uplink));
+        attacher.restore();
+        assert!(!pin.exists());
+        fs::remove_file(&aside).expect("it was pinned");
+        wait_until(|| !ip(&format!("link show {DEVICE}")).contains("xdp"));
+        attacher.restore();
+        assert!(pin.exists());
     });
 }

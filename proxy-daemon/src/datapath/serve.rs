@@ -18,6 +18,9 @@ use crate::net::DeviceEvent;
 /// How often a device that could not be served is tried again.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
+/// How often devices are checked for what somebody else may have taken off them.
+const RESTORE_EVERY: Duration = Duration::from_secs(30);
+
 /// What is heard of the thread.
 pub struct Serving {
     listed: oneshot::Receiver<()>,
@@ -42,12 +45,21 @@ impl Serving {
 
 /// Starts the thread. It serves the network namespace of the calling one.
 pub fn serve(attacher: Attacher, events: mpsc::UnboundedReceiver<DeviceEvent>) -> Result<Serving> {
+    serve_and_restore(attacher, events, RESTORE_EVERY)
+}
+
+/// The same, where devices are checked so often.
+pub(super) fn serve_and_restore(
+    attacher: Attacher,
+    events: mpsc::UnboundedReceiver<DeviceEvent>,
+    restore_every: Duration,
+) -> Result<Serving> {
     let starting = "starting the thread that serves devices";
     let runtime = runtime::Builder::new_current_thread().enable_time().build().context(starting)?;
     let (listed_tx, listed) = oneshot::channel();
     let (ended_tx, ended) = oneshot::channel();
     let work = move || {
-        let error = run(&runtime, attacher, events, listed_tx);
+        let error = run(&runtime, attacher, events, listed_tx, restore_every);
         // Whoever would want to know may have ended.
         drop(ended_tx.send(error));
     };
@@ -59,23 +71,32 @@ pub fn serve(attacher: Attacher, events: mpsc::UnboundedReceiver<DeviceEvent>) -
 enum Work {
     Event(DeviceEvent),
     Retry,
+    Restore,
     Nothing,
 }
 
 /// Works until no event can come any more. The work itself is done outside of the runtime, for it blocks.
-fn run(runtime: &Runtime, mut attacher: Attacher, mut events: mpsc::UnboundedReceiver<DeviceEvent>, listed: oneshot::Sender<()>) -> Error {
+fn run(
+    runtime: &Runtime,
+    mut attacher: Attacher,
+    mut events: mpsc::UnboundedReceiver<DeviceEvent>,
+    listed: oneshot::Sender<()>,
+    restore_every: Duration,
+) -> Error {
     let mut listed = Some(listed);
-    let mut retries = {
+    let (mut retries, mut restores) = {
         let _context = runtime.enter();
-        time::interval(RETRY_EVERY)
+        (time::interval(RETRY_EVERY), time::interval(restore_every))
     };
     retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    restores.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let work = runtime.block_on(async {
             tokio::select! {
                 biased;
                 event = events.recv() => event.map_or(Work::Nothing, Work::Event),
                 _ = retries.tick(), if attacher.is_waiting() => Work::Retry,
+                _ = restores.tick() => Work::Restore,
             }
         });
         match work {
@@ -89,6 +110,7 @@ fn run(runtime: &Runtime, mut attacher: Attacher, mut events: mpsc::UnboundedRec
                 }
             }
             Work::Retry => attacher.retry(),
+            Work::Restore => attacher.restore(),
             Work::Nothing => return anyhow!("the network is not followed any more"),
         }
     }

@@ -26,9 +26,9 @@ const fn mode(wanted: args::Xdp) -> Option<XdpMode> {
     }
 }
 
-/// Attaches the program, or puts it in the place of the one that a previous run has attached.
-pub(super) fn put(program: &mut Xdp, pins: &Pins, ifindex: u32, wanted: args::Xdp) -> Result<()> {
-    let Some(mode) = mode(wanted) else { return Ok(()) };
+/// Attaches the program, or puts it in the place of the one of ours that is there. Says whether none was.
+pub(super) fn put(program: &mut Xdp, pins: &Pins, ifindex: u32, wanted: args::Xdp) -> Result<bool> {
+    let Some(mode) = mode(wanted) else { return Ok(false) };
     remove(pins, |of, its_mode| of == ifindex && its_mode != wanted.name())?;
     let pin = pins.xdp_link(ifindex, wanted.name());
     if let Ok(pinned) = PinnedLink::from_pin(&pin) {
@@ -37,7 +37,7 @@ pub(super) fn put(program: &mut Xdp, pins: &Pins, ifindex: u32, wanted: args::Xd
             Ok(id) => {
                 // The pin keeps the link.
                 drop(FdLink::try_from(program.take_link(id)?).context("taking an XDP link")?);
-                return Ok(());
+                return Ok(false);
             }
             // The kernel has severed it: its device has gone, or someone has detached it.
             Err(error) if errno(&error) == Some(libc::ENOLINK) => {}
@@ -48,7 +48,12 @@ pub(super) fn put(program: &mut Xdp, pins: &Pins, ifindex: u32, wanted: args::Xd
     let id = program.attach(&name(ifindex)?, mode)?;
     let link: FdLink = program.take_link(id)?.try_into().context("the kernel has no links for XDP")?;
     drop(link.pin(&pin).with_context(|| format!("pinning {}", pin.display()))?);
-    Ok(())
+    Ok(true)
+}
+
+/// Whether an error says that the device has another program already.
+pub(super) fn is_taken(error: &anyhow::Error) -> bool {
+    matches!(errno(error), Some(libc::EBUSY | libc::EEXIST))
 }
 
 /// Takes the program off the devices, and in the modes, that `which` picks.

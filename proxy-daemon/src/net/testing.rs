@@ -39,11 +39,7 @@ pub(super) fn route(destination: &str, hops: &[(u32, Option<&str>)]) -> Route {
 /// Runs a test on a thread with a network namespace of its own, or says why not.
 pub(crate) fn in_namespace(name: &str, test: impl FnOnce() + Send + 'static) {
     if !geteuid().is_root() {
-        #[expect(clippy::print_stderr, reason = "a skip must be seen")]
-        {
-            eprintln!("SKIP: {name}: needs root");
-        }
-        return;
+        return skip(name, "needs root");
     }
     let run = thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("unshare");
@@ -55,17 +51,23 @@ pub(crate) fn in_namespace(name: &str, test: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Runs an `ip` command in the namespace of this thread.
-pub(crate) fn ip(line: &str) {
-    command("ip", line);
+#[expect(clippy::print_stderr, reason = "a skip must be seen")]
+pub(crate) fn skip(name: &str, why: &str) {
+    eprintln!("SKIP: {name}: {why}");
 }
 
-/// Runs a `tc` command in the namespace of this thread.
-pub(crate) fn tc(line: &str) {
-    command("tc", line);
+/// Runs an `ip` command in the namespace of this thread and yields what it says.
+pub(crate) fn ip(line: &str) -> String {
+    command("ip", line)
 }
 
-fn command(program: &str, line: &str) {
+/// Runs a `tc` command in the namespace of this thread and yields what it says.
+pub(crate) fn tc(line: &str) -> String {
+    command("tc", line)
+}
+
+fn command(program: &str, line: &str) -> String {
     let output = Command::new(program).args(line.split_whitespace()).output().expect("iproute2 is installed");
     assert!(output.status.success(), "{program} {line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
