@@ -61,7 +61,8 @@ impl Machine {
     /// What a daemon that starts has.
     fn attacher(&self, way: Way) -> Attacher {
         let sizes = Sizes { frontends: 16, backends: 16, flows: 1024, services: 16 };
-        let datapath = load(&self.pins, Options { sizes, xdp: true, bpf_log: false }).expect("the programs are loaded");
+        let datapath =
+            load(&self.pins, Options { sizes, xdp: true, checksum_state: true, bpf_log: false }).expect("the programs are loaded");
         Attacher::with_way(self.pins.clone(), datapath, Xdp::Generic, way)
     }
 }
