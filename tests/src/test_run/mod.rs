@@ -3,7 +3,7 @@
 //! Each [`TestNode`] has programs, maps and pins of its own, so that tests run in parallel. Packets of a test run have no checksum state
 //! (`CHECKSUM_NONE`) unless one is asked for, and a redirect is only said and not done.
 
-mod complete;
+mod raw;
 
 use std::{
     net::IpAddr,
@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::{
     maps::{HashMap, Map, MapData},
-    programs::{TestRun as _, TestRunOptions},
+    programs::{ProgramFd, TestRun as _, TestRunOptions},
 };
 use bytemuck::{Pod, Zeroable as _};
 use proxy_common::{Address as _, Family, Flow, FlowKey, Port, ServiceCounters, SnatSource, V4, V6, maps as names, reason::Reason};
@@ -68,6 +68,12 @@ pub struct Ran {
     pub frame: Vec<u8>,
 }
 
+/// Runs one program, on any thread.
+#[derive(Debug)]
+pub struct Runner {
+    program: ProgramFd,
+}
+
 /// What a family's maps are called here, and which of the node's tables is its own.
 pub trait OfFamily: Family<Addr: proxy_common::Address> {
     const FLOWS: &'static str;
@@ -92,30 +98,48 @@ pub struct TestNode {
 impl TestNode {
     /// Loads everything. The addresses, at most one of a family, stand in for pods that reach themselves.
     pub fn new(masquerade: &[IpAddr]) -> Result<Self> {
-        Self::load(masquerade, true)
+        Self::load(masquerade, true, SIZES)
+    }
+
+    /// The same with room for so many backend slots.
+    pub fn with_backends(masquerade: &[IpAddr], backends: u32) -> Result<Self> {
+        Self::load(masquerade, true, Sizes { backends, ..SIZES })
     }
 
     /// The same with programs that change checksums by the kernel's helpers, as they must where they cannot read a checksum's state.
     pub fn with_helpers(masquerade: &[IpAddr]) -> Result<Self> {
-        Self::load(masquerade, false)
+        Self::load(masquerade, false, SIZES)
     }
 
-    fn load(masquerade: &[IpAddr], checksum_state: bool) -> Result<Self> {
+    fn load(masquerade: &[IpAddr], checksum_state: bool, sizes: Sizes) -> Result<Self> {
         let folder = Scratch::create(Kind::Pins, &BedName::next(), "packet")?;
         let pins = Pins::new(folder.path().to_owned());
         datapath::prepare(&pins)?;
-        let datapath = datapath::load(&pins, datapath::Options { sizes: SIZES, xdp: true, checksum_state, bpf_log: false })?;
+        let datapath = datapath::load(&pins, datapath::Options { sizes, xdp: true, checksum_state, bpf_log: false })?;
         let mut maps = KernelMaps::open(&pins)?;
         maps.set_snat(snat_source::<V4>(masquerade), snat_source::<V6>(masquerade))?;
         let now = Instant::now();
-        let tables = Tables::restore(table_sizes(), &maps.snapshot()?, now);
+        let tables = Tables::restore(maps.sizes(), &maps.snapshot()?, now);
         let counted = maps.reasons()?;
         Ok(Self { datapath, maps, tables, now, counted, pins, _folder: folder })
     }
 
-    /// Brings the maps to these plans, by the same steps as the daemon's.
+    /// Brings the maps to these plans, by the same steps as the daemon's, and as if everything had rested.
     pub fn apply(&mut self, plans: &Plans) -> Result<()> {
         self.now += A_WHILE;
+        self.bring(plans)
+    }
+
+    /// The same by the clock on the wall. False says that there is no room before something has rested; nothing has changed then.
+    pub fn apply_now(&mut self, plans: &Plans) -> Result<bool> {
+        self.now = self.now.max(Instant::now());
+        match self.bring(plans) {
+            Err(error) if matches!(error.downcast_ref(), Some(tables::Error::Full { .. })) => Ok(false),
+            result => result.map(|()| true),
+        }
+    }
+
+    fn bring(&mut self, plans: &Plans) -> Result<()> {
         let gone: Vec<ServicePortName> = self.tables.names().filter(|name| !plans.contains_key(name)).cloned().collect();
         let gone = gone.iter().map(|name| (name, None));
         for (name, plan) in gone.chain(plans.iter().map(|(name, plan)| (name, Some(plan)))) {
@@ -170,8 +194,13 @@ impl TestNode {
     pub fn run_with_sum(&mut self, hook: Hook, frame: &[u8]) -> Result<Verdict> {
         let name = program(hook);
         let fd = self.datapath.program(name)?.fd()?.try_clone()?;
-        let value = complete::test_run(fd.as_fd(), frame).with_context(|| format!("test run of {name}"))?;
+        let value = raw::test_run_with_sum(fd.as_fd(), frame).with_context(|| format!("test run of {name}"))?;
         Verdict::of(value)
+    }
+
+    /// What runs the program of a hook from another thread.
+    pub fn runner(&mut self, hook: Hook) -> Result<Runner> {
+        Ok(Runner { program: self.datapath.program(program(hook))?.fd()?.try_clone()? })
     }
 
     /// What was counted since the last call, and how often.
@@ -259,11 +288,6 @@ fn program(hook: Hook) -> &'static str {
     }
 }
 
-fn table_sizes() -> tables::Sizes {
-    let Sizes { frontends, backends, services, .. } = SIZES;
-    tables::Sizes { frontends, rows: frontends * 2, backends, live: backends, services }
-}
-
 fn snat_source<F: Family>(addrs: &[IpAddr]) -> SnatSource<F> {
     let addr = addrs.iter().find_map(|addr| F::Addr::from_ip(*addr));
     let port = |port| Port::from_host(if addr.is_some() { port } else { 0 });
@@ -272,6 +296,18 @@ fn snat_source<F: Family>(addrs: &[IpAddr]) -> SnatSource<F> {
         first_port: port(*SNAT_PORTS.start()),
         last_port: port(*SNAT_PORTS.end()),
         pad: F::RowPad::zeroed(),
+    }
+}
+
+// === impl Runner ===
+
+impl Runner {
+    /// Runs the program on a frame with an Ethernet header.
+    pub fn run(&self, frame: &[u8]) -> Result<Ran> {
+        let mut out = vec![0; frame.len() + 256];
+        let (value, len) = raw::test_run(self.program.as_fd(), frame, &mut out)?;
+        out.truncate(len);
+        Ok(Ran { verdict: Verdict::of(value)?, frame: out })
     }
 }
 

@@ -11,7 +11,7 @@ use shunt_tests::{
     packet::{Packet, flags, verify_checksums},
     rows::Cluster,
     test_run::{OfFamily, TestNode, Verdict},
-    tracer::Hook,
+    tracer::{Hook, Plans},
 };
 
 pub(crate) const POD_INGRESS: Hook = Hook { role: Role::Workload, direction: Direction::Ingress };
@@ -34,6 +34,13 @@ impl Setup {
         let cluster = Cluster::of_node("n1", &addr::node(1).both());
         let node = TestNode::new(cluster.node_ips()).unwrap();
         Self { cluster, node }
+    }
+
+    /// What the node has to do when the Service of that number has these pods of node `n1` and no others.
+    pub(crate) fn plans_with(&mut self, service: u8, pods: &[u8]) -> Plans {
+        let endpoints: Vec<_> = pods.iter().map(|pod| Endpoint::at(addr::pod(1, *pod), "n1")).collect();
+        self.cluster.apply(dialled(service).with_endpoints(&endpoints));
+        self.cluster.plans()
     }
 
     /// Gives the Service of that number these pods of node `n1`, and takes all other backends from it.

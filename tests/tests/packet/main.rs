@@ -14,6 +14,8 @@ mod expiring;
 #[cfg(test)]
 mod garbage;
 #[cfg(test)]
+mod hammer;
+#[cfg(test)]
 mod healing;
 #[cfg(test)]
 mod moving;

@@ -1,4 +1,4 @@
-//! Test runs with `BPF_F_TEST_SKB_CHECKSUM_COMPLETE`, which aya has no word for.
+//! Test runs that aya has no word for: with `BPF_F_TEST_SKB_CHECKSUM_COMPLETE`, and from several threads at once.
 
 use std::{
     io,
@@ -34,22 +34,33 @@ struct Attributes {
 }
 
 /// Runs a program once on a frame with a sum, and yields its return value.
-pub(super) fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> Result<u32> {
+pub(super) fn test_run_with_sum(program: BorrowedFd<'_>, frame: &[u8]) -> Result<u32> {
+    run(program, frame, &mut [], BPF_F_TEST_SKB_CHECKSUM_COMPLETE).map(|(value, _)| value)
+}
+
+/// Runs a program once on a frame, and yields its return value and the length of the frame afterwards, which is in `out`.
+pub(super) fn test_run(program: BorrowedFd<'_>, frame: &[u8], out: &mut [u8]) -> Result<(u32, usize)> {
+    run(program, frame, out, 0)
+}
+
+fn run(program: BorrowedFd<'_>, frame: &[u8], out: &mut [u8], flags: u32) -> Result<(u32, usize)> {
     let mut attributes = Attributes {
         prog_fd: u32::try_from(program.as_raw_fd())?,
         data_in: frame.as_ptr().addr() as u64,
         data_size_in: u32::try_from(frame.len())?,
+        data_out: out.as_mut_ptr().addr() as u64,
+        data_size_out: u32::try_from(out.len())?,
         repeat: 1,
-        flags: BPF_F_TEST_SKB_CHECKSUM_COMPLETE,
+        flags,
         ..Attributes::default()
     };
-    // SAFETY: the attributes are the kernel's, of the size that is given; it reads the frame, which lives until the call returns, and writes
-    // nothing but the attributes.
+    // SAFETY: the attributes are the kernel's, of the size that is given; it reads the frame and writes to `out` and the attributes, all of
+    // which live until the call returns.
     let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size_of::<Attributes>()) };
     if result < 0 {
         let error = io::Error::last_os_error();
         let is_sum = error.raw_os_error() == Some(libc::EBADMSG);
         return Err(error).context(if is_sum { "the device's sum is wrong afterwards" } else { "BPF_PROG_TEST_RUN" });
     }
-    Ok(attributes.retval)
+    Ok((attributes.retval, usize::try_from(attributes.data_size_out)?))
 }

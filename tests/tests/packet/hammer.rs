@@ -1,0 +1,124 @@
+//! New flows on several CPUs while the set of backends is published anew as fast as it can be: every packet meets one set, and one that
+//! was current while it was under way.
+
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use proxy_common::reason::Reason;
+use shunt_tests::{
+    Family, gate,
+    packet::Packet,
+    test_run::{NEEDS, Runner, TestNode, Verdict},
+};
+
+use crate::expect::{POD_INGRESS, Setup, datagram, service_at};
+
+const LASTS: Duration = Duration::from_secs(4);
+const READERS: u8 = 2;
+/// So few that ranges are used again as soon as they have rested.
+const SLOTS: u32 = 1 << 12;
+/// Sets differ from each other until so many others have been published.
+const SETS: u32 = 60;
+const FIRST_POD: u32 = 10;
+const PODS: u32 = 3;
+
+/// What readers and the writer share.
+#[derive(Default)]
+struct Shared {
+    /// How many sets were published before the one that is current.
+    published: AtomicU32,
+    packets: AtomicU64,
+    ended: AtomicBool,
+}
+
+/// The pods of a set.
+fn pods(set: u32) -> Vec<u8> {
+    (0..PODS).map(|pod| u8::try_from(FIRST_POD + set % SETS * PODS + pod).unwrap()).collect()
+}
+
+#[test]
+fn no_packet_meets_half_a_set_or_an_old_one() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    for family in Family::ALL {
+        let mut setup = Setup::new();
+        setup.node = TestNode::with_backends(setup.cluster.node_ips(), SLOTS).unwrap();
+        setup.serve(1, &pods(0));
+        let shared = Shared::default();
+        let runners: Vec<Runner> = (0..READERS).map(|_| setup.node.runner(POD_INGRESS).unwrap()).collect();
+        thread::scope(|scope| {
+            for (reader, runner) in (0..READERS).zip(&runners) {
+                let shared = &shared;
+                scope.spawn(move || {
+                    let _ended = EndsOnDrop(shared);
+                    read(runner, family, reader, shared);
+                });
+            }
+            let _ended = EndsOnDrop(&shared);
+            publish(&mut setup, &shared);
+        });
+        let (sets, packets) = (shared.published.into_inner(), shared.packets.into_inner());
+        println!("{packets} packets over {family} while {sets} sets were published");
+        assert!(sets > 100 && packets > 1000, "{packets} packets met {sets} sets: too few to say anything");
+        let counted = setup.node.take_counted().unwrap();
+        let reasons: Vec<Reason> = counted.iter().map(|(reason, _)| *reason).collect();
+        assert_eq!(reasons, [Reason::NewFlow], "{counted:?}");
+    }
+}
+
+/// Tells the others when a thread ends, also by a failure.
+struct EndsOnDrop<'a>(&'a Shared);
+
+impl Drop for EndsOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::Release);
+    }
+}
+
+fn publish(setup: &mut Setup, shared: &Shared) {
+    let start = Instant::now();
+    let mut set = 0;
+    while start.elapsed() < LASTS && !shared.ended.load(Ordering::Acquire) {
+        let plans = setup.plans_with(1, &pods(set + 1));
+        if setup.node.apply_now(&plans).unwrap() {
+            set += 1;
+            shared.published.store(set, Ordering::Release);
+        } else {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Every packet is of a flow of its own.
+fn read(runner: &Runner, family: Family, reader: u8, shared: &Shared) {
+    let clients = (0..).flat_map(|host: u8| (1024..=u16::MAX).map(move |port| client(family, reader, host, port)));
+    for client in clients {
+        if shared.ended.load(Ordering::Acquire) {
+            return;
+        }
+        let before = shared.published.load(Ordering::Acquire);
+        let ran = runner.run(&datagram(client, service_at(family, 1)).build()).unwrap();
+        let after = shared.published.load(Ordering::Acquire);
+        assert_eq!(ran.verdict, Verdict::Next);
+        let backend = Packet::decode(&ran.frame).unwrap().dst;
+        // The set after the last that is known may be there already.
+        let found = after - before >= SETS - 1 || (before..=after + 1).any(|set| is_of(set, backend));
+        assert!(found, "{backend} is of none of the sets {before} to {}", after + 1);
+        shared.packets.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn is_of(set: u32, backend: SocketAddr) -> bool {
+    let family = if backend.is_ipv4() { Family::V4 } else { Family::V6 };
+    pods(set).into_iter().any(|pod| crate::expect::pod_at(family, pod, crate::expect::TARGET) == backend)
+}
+
+/// A client on another node, of the reader's own.
+fn client(family: Family, reader: u8, host: u8, port: u16) -> SocketAddr {
+    shunt_tests::addr::pod(100 + reader, host).at(family, port)
+}
