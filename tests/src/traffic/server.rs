@@ -15,7 +15,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{Backlog, listen},
+};
 
 use crate::host::Host;
 
@@ -102,6 +105,8 @@ impl Sockets {
         let (mut tcp, mut udp) = (Vec::new(), Vec::new());
         for addr in addrs {
             let listener = TcpListener::bind(addr)?;
+            // As long a queue as the kernel allows: a machine that pauses must not lose connections here, where nobody looks for them.
+            listen(&listener, Backlog::MAXALLOWABLE)?;
             listener.set_nonblocking(true)?;
             tcp.push(listener);
             let socket = UdpSocket::bind(addr)?;
