@@ -42,18 +42,17 @@ impl UdpClient {
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
         let socket = UdpSocket::bind(any)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
         Ok(Self { socket, to, connected: false, questions: 0 })
-    }
-
-    /// Waits this long for answers.
-    pub fn patience(self, limit: Duration) -> io::Result<Self> {
-        self.socket.set_read_timeout(Some(limit))?;
-        Ok(self)
     }
 
     /// Asks once and waits for the answer to this question. An answer from any other address is an error.
     pub fn ask(&mut self) -> io::Result<Answer> {
+        self.ask_within(PATIENCE)
+    }
+
+    /// Asks once and waits no longer than that.
+    pub fn ask_within(&mut self, limit: Duration) -> io::Result<Answer> {
+        self.socket.set_read_timeout(Some(limit))?;
         self.questions += 1;
         let question = format!("question {}", self.questions);
         let start = Instant::now();
