@@ -15,8 +15,8 @@ use serde_json::Value;
 use crate::{addr::CLUSTER_CIDR, host::Host as _, node::Node, process, process::Process, testbed::Testbed, wait};
 
 /// Loading and verifying the programs takes most of it, more so with several tests at once.
-const START_LIMIT: Duration = Duration::from_secs(30);
-const STOP_LIMIT: Duration = Duration::from_secs(10);
+const START_LIMIT: Duration = Duration::from_mins(2);
+const STOP_LIMIT: Duration = Duration::from_mins(1);
 
 /// Where the daemon learns of Services.
 #[derive(Clone, Debug)]

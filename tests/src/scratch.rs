@@ -94,7 +94,7 @@ fn remove_cgroup(path: &Path) {
         }
     }
     drop(fs::write(path.join("cgroup.kill"), "1"));
-    let gone = wait::until("an empty cgroup", Duration::from_secs(2), || match fs::remove_dir(path) {
+    let gone = wait::until("an empty cgroup", Duration::from_secs(20), || match fs::remove_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => bail!(error),
         Ok(()) | Err(_) => Ok(()),
     });

@@ -15,8 +15,8 @@ mod tests {
 
     const PORT: u16 = 80;
     const TARGET: u16 = 8080;
-    const LIMIT: Duration = Duration::from_secs(5);
-    const HUGE_LIMIT: Duration = Duration::from_secs(90);
+    const LIMIT: Duration = Duration::from_mins(1);
+    const HUGE_LIMIT: Duration = Duration::from_mins(5);
 
     #[test]
     fn bad_objects_are_warned_of_once_and_disturb_nothing() {

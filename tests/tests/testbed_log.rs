@@ -41,7 +41,7 @@ mod tests {
                 format!("TCP {empty} > "),
             ];
             for line in lines {
-                wait::until("the line in the log", Duration::from_secs(5), || {
+                wait::until("the line in the log", Duration::from_mins(1), || {
                     ensure!(daemon.log().contains(&line), "no {line:?} in\n{}", daemon.log());
                     Ok(())
                 })

@@ -20,7 +20,9 @@ mod tests {
     const DEVICE: &str = "pod0";
     const INDEX: u32 = 500;
     /// Far more than a change of a device takes to be served, and than is waited until one is tried again.
-    const SOON: Duration = Duration::from_secs(5);
+    const SOON: Duration = Duration::from_mins(1);
+    /// In which a device that cannot be served is tried again.
+    const SEVERAL_TRIES: Duration = Duration::from_secs(3);
 
     #[test]
     fn programs_follow_devices() {
@@ -64,10 +66,15 @@ mod tests {
         fs::rename(&pin, &aside).context("putting the link aside")?;
         fs::create_dir(&pin).context("putting a folder there")?;
         daemon.restart()?;
-        thread::sleep(Duration::from_secs(3));
+        let complained_once = || {
+            let complaints = daemon.log().matches("cannot be served").count();
+            ensure!(complaints == 1, "{complaints} complaints:\n{}", daemon.log());
+            Ok(())
+        };
+        wait::until("the complaint", SOON, complained_once)?;
+        thread::sleep(SEVERAL_TRIES);
+        complained_once()?;
         has(daemon.node(), DEVICE, [1, 1])?;
-        let complaints = daemon.log().matches("cannot be served").count();
-        ensure!(complaints == 1, "{complaints} complaints:\n{}", daemon.log());
         fs::remove_dir(&pin).context("removing the folder")?;
         fs::rename(&aside, &pin).context("putting the link back")?;
         wait::until("this run's programs", SOON, || {

@@ -5,14 +5,11 @@ mod tests {
     use std::{
         io::{BufRead as _, BufReader},
         process::{Command, Stdio},
-        time::Duration,
     };
 
-    use anyhow::ensure;
     use shunt_tests::{
         Cni, Family, Host, Pod, Testbed, gate, leftovers,
         traffic::{EchoServer, Load, Pinger, exchange},
-        wait,
     };
 
     const PORT: u16 = 8080;
@@ -158,11 +155,7 @@ mod tests {
         let targets = Family::ALL.map(|family| to.addrs().at(family, PORT));
         let pinger = Pinger::start(from, &targets, 4).unwrap();
         let load = Load::start(from, &targets, 500);
-        wait::until("300 connections", Duration::from_secs(10), || {
-            ensure!(load.so_far().ok >= 300, "{:?}", load.so_far());
-            Ok(())
-        })
-        .unwrap();
+        load.wait_for(300).unwrap();
         load.finish().check(300).unwrap();
         pinger.finish().check().unwrap();
     }

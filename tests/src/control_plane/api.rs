@@ -20,7 +20,7 @@ use tokio::runtime::{self, Runtime};
 use crate::netns::Netns;
 
 /// For connecting, and again for the answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 const MANAGER: &str = "testbed";
 
 /// One client with its connections. After a restart of the server a new one is wanted.

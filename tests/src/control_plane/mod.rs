@@ -34,8 +34,8 @@ mod slices;
 pub use self::{api::Api, slices::SliceWatch};
 
 /// The first start writes a few hundred objects; a machine may run several tests at once.
-const START_LIMIT: Duration = Duration::from_mins(1);
-const STOP_LIMIT: Duration = Duration::from_secs(10);
+const START_LIMIT: Duration = Duration::from_mins(5);
+const STOP_LIMIT: Duration = Duration::from_mins(1);
 const DEPLOYMENT: &str = "deploy/shunt.yaml";
 /// The service account that the deployment runs the daemon as.
 const ACCOUNT: (&str, &str) = ("kube-system", "shunt");

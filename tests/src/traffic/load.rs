@@ -14,10 +14,12 @@ use std::{
 use anyhow::{Result, ensure};
 
 use super::Connection;
-use crate::host::Host;
+use crate::{host::Host, wait};
 
 /// Enough to keep the rate while some wait for a repeated SYN.
 const WORKERS: u64 = 16;
+/// For any number of connections that a test waits for.
+const LIMIT: Duration = Duration::from_mins(2);
 
 /// A running load generator; it ends when asked for its report, or when dropped.
 #[derive(Debug)]
@@ -68,6 +70,16 @@ impl Load {
     /// What was counted so far.
     pub fn so_far(&self) -> LoadReport {
         self.shared.report.lock().expect("no worker panics").clone()
+    }
+
+    /// Waits until there are as many more connections.
+    pub fn wait_for(&self, n: u64) -> Result<()> {
+        let goal = self.so_far().ok + n;
+        wait::until("more connections", LIMIT, || {
+            let report = self.so_far();
+            ensure!(report.ok >= goal, "{goal} were to be opened: {report:?}");
+            Ok(())
+        })
     }
 
     /// Ends the load, the connections under way included, and reports.

@@ -21,8 +21,8 @@ pub use self::{
     udp::{Answer, UdpClient},
 };
 
-/// How long a client waits for anything: longer than two repetitions of a lost SYN.
-pub const PATIENCE: Duration = Duration::from_secs(4);
+/// How long a client waits for anything: longer than three repetitions of a lost SYN, and than any machine is busy with something else.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Reads a greeting: the server's name and the client's address as the server sees it.
 fn parse_greeting(line: &str) -> io::Result<(String, SocketAddr)> {
