@@ -256,7 +256,7 @@ impl TestNode {
     {
         let path = self.pins.maps().join(F::FLOWS);
         let mut map: HashMap<_, Row<FlowKey<F>>, Row<Flow<F>>> = Map::from_map_data(MapData::from_pin(path)?)?.try_into()?;
-        let jiffies = secs * self.maps.node()?.hz;
+        let jiffies = secs * self.hz()?;
         for (key, flow) in self.flows::<F>() {
             let last_used = flow.last_used.wrapping_sub(jiffies);
             map.insert(Row(key), Row(Flow { last_used, ..flow }), 0)?;
@@ -264,10 +264,25 @@ impl TestNode {
         Ok(())
     }
 
-    /// A family's flows as the daemon's expiry sees them so many seconds from now.
-    pub fn expiry<F: OfFamily>(&mut self, secs: u32) -> Result<Expiry<'_, F>> {
-        let hz = self.maps.node()?.hz;
-        let now = Clock::open(&self.pins.programs())?.now()?.wrapping_add(secs * hz);
+    /// What the kernel's clock shows, in jiffies.
+    pub fn clock(&self) -> Result<u32> {
+        Clock::open(&self.pins.programs())?.now()
+    }
+
+    /// How many jiffies a second has.
+    pub fn hz(&self) -> Result<u32> {
+        Ok(self.maps.node()?.hz)
+    }
+
+    /// A family's flows as the daemon's expiry sees them so many seconds after the last of them was used, however long ago that is.
+    pub fn expiry<F: OfFamily>(&mut self, secs: u32) -> Result<Expiry<'_, F>>
+    where
+        FlowKey<F>: Pod,
+        Flow<F>: Pod,
+    {
+        let (hz, clock) = (self.hz()?, self.clock()?);
+        let silence = self.flows::<F>().iter().map(|(_, flow)| clock.wrapping_sub(flow.last_used)).min().unwrap_or(0);
+        let now = clock.wrapping_sub(silence).wrapping_add(secs * hz);
         let (flows, frontends) = F::tables(&mut self.maps);
         Ok(Expiry { flows, frontends, now, hz })
     }
