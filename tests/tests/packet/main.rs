@@ -2,6 +2,8 @@
 
 #[cfg(test)]
 mod expect;
+#[cfg(test)]
+mod noise;
 
 #[cfg(test)]
 mod closing;

@@ -16,10 +16,10 @@ use shunt_tests::{
 
 use crate::expect::{datagram, syn};
 
-const ETHERNET: usize = 14;
+pub(crate) const ETHERNET: usize = 14;
 
 /// Addresses that have the ethertype of their family in the right place.
-fn marked(host: u8) -> Addrs {
+pub(crate) fn marked(host: u8) -> Addrs {
     Addrs::new(&format!("8.0.0.{host}"), &format!("2001:db8:86dd::{host}"))
 }
 
