@@ -17,7 +17,11 @@ use shunt_tests::{
 
 use crate::expect::{POD_INGRESS, Setup, datagram, service_at};
 
+/// How long it lasts at least; on a slow machine until there were enough sets and packets.
 const LASTS: Duration = Duration::from_secs(4);
+const LIMIT: Duration = Duration::from_mins(2);
+const ENOUGH_SETS: u32 = 100;
+const ENOUGH_PACKETS: u64 = 1000;
 const READERS: u8 = 2;
 /// So few that ranges are used again as soon as they have rested.
 const SLOTS: u32 = 1 << 12;
@@ -64,7 +68,7 @@ fn no_packet_meets_half_a_set_or_an_old_one() {
         });
         let (sets, packets) = (shared.published.into_inner(), shared.packets.into_inner());
         println!("{packets} packets over {family} while {sets} sets were published");
-        assert!(sets > 100 && packets > 1000, "{packets} packets met {sets} sets: too few to say anything");
+        assert!(sets > ENOUGH_SETS && packets > ENOUGH_PACKETS, "{packets} packets met {sets} sets: too few to say anything");
         let counted = setup.node.take_counted().unwrap();
         let reasons: Vec<Reason> = counted.iter().map(|(reason, _)| *reason).collect();
         assert_eq!(reasons, [Reason::NewFlow], "{counted:?}");
@@ -83,7 +87,11 @@ impl Drop for EndsOnDrop<'_> {
 fn publish(setup: &mut Setup, shared: &Shared) {
     let start = Instant::now();
     let mut set = 0;
-    while start.elapsed() < LASTS && !shared.ended.load(Ordering::Acquire) {
+    let goes_on = |set| match start.elapsed() {
+        elapsed if elapsed < LASTS => true,
+        elapsed => elapsed < LIMIT && (set <= ENOUGH_SETS || shared.packets.load(Ordering::Relaxed) <= ENOUGH_PACKETS),
+    };
+    while goes_on(set) && !shared.ended.load(Ordering::Acquire) {
         let plans = setup.plans_with(1, &pods(set + 1));
         if setup.node.apply_now(&plans).unwrap() {
             set += 1;
