@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use proxy_common::maps;
 
-use crate::cli::output::Format;
+use crate::{cli::output::Format, config::Xdp};
 
 /// Shunt serves a node's Kubernetes Services with BPF programs, in place of kube-proxy.
 #[derive(Clone, Debug, Parser)]
@@ -115,28 +115,6 @@ pub struct RunArgs {
     /// Load the programs that log what they decide: for debugging, they are slow
     #[arg(long)]
     pub bpf_log: bool,
-}
-
-/// How XDP is used on uplinks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Xdp {
-    /// Not at all: tc does everything
-    Off,
-    /// In the kernel's stack: works on any device, saves little
-    Generic,
-    /// In the device's driver
-    Native,
-}
-
-impl Xdp {
-    /// The name, as it is typed and pinned.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::Generic => "generic",
-            Self::Native => "native",
-        }
-    }
 }
 
 /// The arguments of `shunt show`.

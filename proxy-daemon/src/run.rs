@@ -17,8 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    args::Xdp,
-    config::Config,
+    config::{Config, Xdp},
     datapath::{self, Attacher, Clock},
     expiry::{Expiry, Fullness},
     maps::{KernelMaps, Pins},
@@ -47,7 +46,7 @@ pub async fn run(config: Config) -> Result<()> {
     let (node_ips, node_ips_seen) = watch::channel(Vec::new());
     let network = net::follow(config.rules(), node_ips_seen).await.context("following the node's network")?;
     spawn_expiry(&pins)?;
-    let mut attacher = Attacher::new(pins, loaded, config.xdp)?;
+    let mut attacher = Attacher::new(pins.clone(), loaded, config.xdp)?;
     if config.bpf_log {
         attacher.datapath_mut().print_log()?;
     }
@@ -58,6 +57,7 @@ pub async fn run(config: Config) -> Result<()> {
         reconciler: Reconciler::new(config.node_name.clone(), maps.sizes(), maps),
         changes,
         node_name: config.node_name,
+        pins,
     };
     control.begin()?;
     let mut devices = datapath::serve(attacher, network.devices)?;
@@ -91,6 +91,7 @@ struct Control {
     reconciler: Reconciler<KernelMaps>,
     changes: mpsc::Receiver<model::Change>,
     node_name: String,
+    pins: Pins,
 }
 
 impl Control {
@@ -129,7 +130,15 @@ impl Control {
                 synced = true;
                 self.note_node(true)?;
                 tracing::info!(services = round.planned, "the first complete state is in effect");
+                self.relieve_other_versions();
             }
+        }
+    }
+
+    /// Removes what another version of the daemon has left, which has served until now.
+    fn relieve_other_versions(&self) {
+        if let Err(error) = datapath::remove_other_versions(&self.pins) {
+            tracing::warn!(error = format!("{error:#}"), "what another version of shunt has left could not be removed");
         }
     }
 

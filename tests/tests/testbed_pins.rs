@@ -36,6 +36,7 @@ mod tests {
         cases.run("a device is ours no longer, and is again", || ours_no_longer(&mut daemon));
         cases.run("another device has the index", || replaced(&mut daemon, &bed));
         cases.run("a device cannot be served", || unserved(&mut daemon));
+        cases.run("another version of the layout was there", || other_version(&mut daemon));
         cases.finish();
     }
 
@@ -85,6 +86,23 @@ mod tests {
             ensure!(programs == ["workload_ingress", "workload_egress"].map(Value::from), "there are {programs:?}");
             Ok(())
         })
+    }
+
+    /// What another version has left goes on until this one has taken over.
+    fn other_version(daemon: &mut Daemon) -> Result<()> {
+        daemon.terminate()?;
+        let pins = Pins::new(daemon.bpffs());
+        let other = pins.root().join("v0");
+        fs::rename(pins.version(), &other).context("making it another version's")?;
+        has(daemon.node(), DEVICE, [1, 1])?;
+        daemon.restart()?;
+        wait::until("the other version's end", SOON, || {
+            ensure!(!other.exists(), "{} is still there:\n{}", other.display(), daemon.log());
+            has(daemon.node(), DEVICE, [1, 1])
+        })?;
+        let said = daemon.log().matches("other versions of shunt").count();
+        ensure!(said == 1, "said {said} times:\n{}", daemon.log());
+        Ok(())
     }
 
     /// What a run leaves that was killed between one map and the next.

@@ -111,9 +111,8 @@ fn something_is_pinned(pins: &Pins) -> Result<()> {
         Err(_) => {}
     }
     let ours = format!("v{}", maps::LAYOUT_VERSION);
-    let entries = fs::read_dir(pins.root()).into_iter().flatten().flatten();
-    let versions: Vec<String> =
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).filter(|name| *name != ours).collect();
+    let versions = pins.versions().unwrap_or_default();
+    let versions = versions.iter().filter_map(|dir| dir.file_name()?.to_str()).filter(|name| *name != ours).collect::<Vec<_>>();
     if versions.is_empty() {
         bail!("nothing is pinned under {root}: is shunt running on this node? (--bpffs names another folder)");
     }

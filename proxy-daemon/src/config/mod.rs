@@ -2,11 +2,12 @@
 
 use std::{fs, io, path::PathBuf};
 
+use clap::ValueEnum;
 use ipnet::IpNet;
 use proxy_common::BackendRef;
 
 use crate::{
-    args::{RunArgs, Xdp},
+    args::RunArgs,
     net::{Glob, Rules},
 };
 
@@ -60,6 +61,28 @@ pub struct Sizes {
     pub flows: u32,
     /// Service ports.
     pub services: u32,
+}
+
+/// How XDP is used on uplinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Xdp {
+    /// Not at all: tc does everything
+    Off,
+    /// In the kernel's stack: works on any device, saves little
+    Generic,
+    /// In the device's driver
+    Native,
+}
+
+impl Xdp {
+    /// The name, as it is typed and pinned.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Generic => "generic",
+            Self::Native => "native",
+        }
+    }
 }
 
 /// What is wrong with the command line. Wrong usage, except where the system is to blame.

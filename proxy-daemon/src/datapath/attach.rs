@@ -16,7 +16,7 @@ use super::{
     xdp,
 };
 use crate::{
-    args::Xdp,
+    config::Xdp,
     maps::{Direction, Pins},
     net::{Device, DeviceEvent, Role},
 };

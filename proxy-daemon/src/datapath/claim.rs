@@ -26,7 +26,7 @@ pub fn claim(pins: &Pins) -> Result<Claim> {
 
 /// Takes the right, and fails while a daemon has it. Where nothing is pinned there is nothing to take.
 pub fn claim_at_once(pins: &Pins) -> Result<Option<Claim>> {
-    if !pins.version().exists() {
+    if !pins.root().exists() {
         return Ok(None);
     }
     let claim = lock(pins, FlockArg::LockExclusiveNonblock)?;
@@ -36,11 +36,12 @@ pub fn claim_at_once(pins: &Pins) -> Result<Option<Claim>> {
     Ok(claim)
 }
 
-/// The right, or nothing where another has it and it is not waited for.
+/// The right, or nothing where another has it and it is not waited for. It is for all versions of the layout: two daemons of different ones
+/// would take each other's programs off devices.
 fn lock(pins: &Pins, how: FlockArg) -> Result<Option<Claim>> {
-    let dir = pins.version();
+    let dir = pins.root();
     let locking = || format!("locking {}", dir.display());
-    match Flock::lock(File::open(&dir).with_context(locking)?, how) {
+    match Flock::lock(File::open(dir).with_context(locking)?, how) {
         Ok(lock) => Ok(Some(Claim { _lock: lock })),
         Err((_, Errno::EWOULDBLOCK)) => Ok(None),
         Err((_, errno)) => Err(errno).with_context(locking),
@@ -54,9 +55,10 @@ mod tests {
     #[test]
     fn what_a_daemon_uses_cannot_be_claimed_to_be_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let pins = Pins::new(dir.path().to_owned());
+        let pins = Pins::new(dir.path().join("shunt"));
         assert!(claim_at_once(&pins).unwrap().is_none());
-        std::fs::create_dir(pins.version()).unwrap();
+        // The daemon may be of another version.
+        std::fs::create_dir_all(pins.root().join("v0")).unwrap();
         let daemon = claim(&pins).unwrap();
         let refusal = claim_at_once(&pins).err().unwrap().to_string();
         assert!(refusal.ends_with("end it first"), "{refusal}");

@@ -22,6 +22,6 @@ pub use self::{
     clock::{Clock, jiffies_per_second},
     load::{Datapath, Options, load},
     prepare::{PrepareError, prepare},
-    remove::remove_all,
+    remove::{remove_all, remove_other_versions},
     serve::{Serving, serve},
 };

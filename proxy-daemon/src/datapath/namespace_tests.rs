@@ -2,7 +2,9 @@
 //! newer kernels have as well.
 
 use std::{
-    fs, thread,
+    fs,
+    path::PathBuf,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -20,12 +22,12 @@ use super::{
     hook::{self, Way},
     load::{Options, load},
     prepare,
+    remove::{remove_all, remove_other_versions},
     serve::serve_and_restore,
 };
 use crate::{
-    args::Xdp,
-    config::Sizes,
-    maps::{Direction, Pins},
+    config::{Sizes, Xdp},
+    maps::{Direction, Pins, names_in},
     net::{
         self, Device, DeviceEvent, Role,
         testing::{in_namespace, ip, skip, tc},
@@ -241,4 +243,49 @@ fn xdp_is_put_where_another_program_has_gone() {
         attacher.restore();
         assert!(pin.exists());
     });
+}
+
+/// Tables of another version, with a link and a program of its own.
+fn leave_another_version(machine: &Machine) -> PathBuf {
+    let pins = &machine.pins;
+    machine.attacher(Way::Tcx).serve(&DeviceEvent::Attach(device()));
+    let other = pins.root().join("v0");
+    fs::rename(pins.version(), &other).expect("nothing is there");
+    prepare(pins).expect("prepared");
+    fs::create_dir(pins.root().join("others")).expect("nothing is there");
+    other
+}
+
+#[test]
+fn another_version_serves_until_it_is_removed() {
+    on_a_machine_with_tcx("another_version_serves_until_it_is_removed", |machine| {
+        let other = leave_another_version(machine);
+        machine.attacher(Way::Tcx).serve(&DeviceEvent::Attach(device()));
+        assert_eq!(in_tcx(), 4);
+        remove_other_versions(&machine.pins).expect("removed");
+        wait_until(|| in_tcx() == 2);
+        assert!(!other.exists());
+        assert!(machine.pins.link(device().ifindex, Direction::Ingress).exists());
+    });
+}
+
+#[test]
+fn a_clean_up_removes_all_versions_and_nothing_else() {
+    on_a_machine_with_tcx("a_clean_up_removes_all_versions_and_nothing_else", |machine| {
+        leave_another_version(machine);
+        machine.attacher(Way::Tcx).serve(&DeviceEvent::Attach(device()));
+        assert_eq!(remove_all(&machine.pins).expect("removed"), 4);
+        wait_until(|| in_tcx() == 0);
+        assert_eq!(names_in(machine.pins.root()).expect("it stays"), ["others"]);
+    });
+}
+
+#[test]
+fn a_folder_of_another_file_system_is_not_removed() {
+    let dir = TempDir::new().expect("a folder");
+    let kept = dir.path().join("v7");
+    fs::create_dir(&kept).expect("nothing is there");
+    let pins = Pins::new(dir.path().to_owned());
+    assert!(remove_other_versions(&pins).is_err());
+    assert!(kept.exists());
 }

@@ -91,7 +91,7 @@ fn provide_bpffs(root: &Path) -> Result<(), PrepareError> {
 }
 
 /// Whether the nearest folder above `path` that exists is on a BPF file system.
-fn on_bpffs(path: &Path) -> bool {
+pub(super) fn on_bpffs(path: &Path) -> bool {
     let existing = path.ancestors().find(|ancestor| ancestor.exists());
     existing.and_then(|existing| statfs(existing).ok()).is_some_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)
 }

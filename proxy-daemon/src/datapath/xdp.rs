@@ -13,21 +13,21 @@ use aya::programs::{
 
 use super::hook::{errno, name};
 use crate::{
-    args,
+    config,
     maps::{Pins, names_in},
 };
 
 /// The kernel's word for a mode; none for off.
-const fn mode(wanted: args::Xdp) -> Option<XdpMode> {
+const fn mode(wanted: config::Xdp) -> Option<XdpMode> {
     match wanted {
-        args::Xdp::Off => None,
-        args::Xdp::Generic => Some(XdpMode::Skb),
-        args::Xdp::Native => Some(XdpMode::Driver),
+        config::Xdp::Off => None,
+        config::Xdp::Generic => Some(XdpMode::Skb),
+        config::Xdp::Native => Some(XdpMode::Driver),
     }
 }
 
 /// Attaches the program, or puts it in the place of the one of ours that is there. Says whether none was.
-pub(super) fn put(program: &mut Xdp, pins: &Pins, ifindex: u32, wanted: args::Xdp) -> Result<bool> {
+pub(super) fn put(program: &mut Xdp, pins: &Pins, ifindex: u32, wanted: config::Xdp) -> Result<bool> {
     let Some(mode) = mode(wanted) else { return Ok(false) };
     remove(pins, |of, its_mode| of == ifindex && its_mode != wanted.name())?;
     let pin = pins.xdp_link(ifindex, wanted.name());

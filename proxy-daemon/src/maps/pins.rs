@@ -53,6 +53,18 @@ impl Pins {
         self.root.join(format!("v{LAYOUT_VERSION}"))
     }
 
+    /// The folders of all layouts' versions that are there, in order.
+    pub fn versions(&self) -> io::Result<Vec<PathBuf>> {
+        let names = match names_in(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            names => names?,
+        };
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let is_version = |name: &String| name.strip_prefix('v').is_some_and(is_number);
+        let dirs = names.into_iter().filter(is_version).map(|name| self.root.join(name));
+        Ok(dirs.filter(|dir| dir.is_dir() && !dir.is_symlink()).collect())
+    }
+
     /// The folder of the maps.
     pub fn maps(&self) -> PathBuf {
         self.version().join("maps")
@@ -65,7 +77,12 @@ impl Pins {
 
     /// The folder of the links.
     pub fn links(&self) -> PathBuf {
-        self.version().join("links")
+        Self::links_in(&self.version())
+    }
+
+    /// The folder of the links in any version's folder.
+    pub fn links_in(version: &Path) -> PathBuf {
+        version.join("links")
     }
 
     /// The link of one hook of a device.
@@ -117,5 +134,18 @@ mod tests {
         let name = path.file_name().unwrap().to_str().unwrap();
         assert_eq!((Pins::parse_xdp_link(name), Pins::parse_link(name)), (Some((12, "native")), None));
         assert_eq!(Pins::parse_xdp_link("12-ingress"), None);
+    }
+
+    #[test]
+    fn versions_are_told_from_what_is_not_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let pins = Pins::new(dir.path().join("shunt"));
+        assert_eq!(pins.versions().unwrap(), Vec::<PathBuf>::new());
+        for name in ["v0", "v12", "v", "v-1", "v+1", "v1a", "1", "other"] {
+            fs::create_dir_all(pins.root().join(name)).unwrap();
+        }
+        fs::write(pins.root().join("v3"), "").unwrap();
+        std::os::unix::fs::symlink(pins.root().join("other"), pins.root().join("v4")).unwrap();
+        assert_eq!(pins.versions().unwrap(), ["v0", "v12"].map(|name| pins.root().join(name)));
     }
 }
