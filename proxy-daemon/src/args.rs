@@ -5,8 +5,6 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use proxy_common::maps;
 
-use crate::{cli::output::Format, config::Xdp};
-
 /// Shunt serves a node's Kubernetes Services with BPF programs, in place of kube-proxy.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "shunt", version, propagate_version = true)]
@@ -115,6 +113,40 @@ pub struct RunArgs {
     /// Load the programs that log what they decide: for debugging, they are slow
     #[arg(long)]
     pub bpf_log: bool,
+}
+
+/// How XDP is used on uplinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Xdp {
+    /// Not at all: tc does everything
+    Off,
+    /// In the kernel's stack: works on any device, saves little
+    Generic,
+    /// In the device's driver
+    Native,
+}
+
+impl Xdp {
+    /// The name, as it is typed and pinned.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Generic => "generic",
+            Self::Native => "native",
+        }
+    }
+}
+
+/// How data are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// An aligned table, for people: its columns may change.
+    #[default]
+    Table,
+    /// JSON, for programs.
+    Json,
+    /// YAML with the same fields.
+    Yaml,
 }
 
 /// The arguments of `shunt show`.

@@ -237,7 +237,7 @@ impl Row for ProgramView {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::output::{Format, render};
+    use crate::{args::Format, cli::output::render};
 
     fn attachment(program: &str, mode: &str) -> Attachment {
         Attachment { program: program.to_owned(), program_id: 7, mode: mode.to_owned(), link_id: (mode == "tcx").then_some(3) }

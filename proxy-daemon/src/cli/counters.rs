@@ -86,7 +86,7 @@ mod tests {
     use proxy_common::{Protocol, ServiceRow};
 
     use super::*;
-    use crate::cli::output::{Format, render};
+    use crate::{args::Format, cli::output::render};
 
     #[test]
     fn every_reason_and_every_service_is_listed() {

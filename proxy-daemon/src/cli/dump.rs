@@ -20,9 +20,12 @@ use serde_json::{Value, json};
 
 use super::{
     fields::Fields,
-    output::{self, Format, Show},
+    output::{self, Show},
 };
-use crate::maps::{Pins, Row};
+use crate::{
+    args::Format,
+    maps::{Pins, Row},
+};
 
 /// A map as the kernel describes it.
 #[derive(Debug, Serialize)]

@@ -95,7 +95,7 @@ mod tests {
     use proxy_common::{Addr4, BackendRef, Port, Protocol, ServiceId, ServiceRow, Side, Tuple};
 
     use super::*;
-    use crate::cli::output::{Format, render};
+    use crate::{args::Format, cli::output::render};
 
     fn tuple(src: ([u8; 4], u16), dst: ([u8; 4], u16)) -> Tuple<proxy_common::V4> {
         Tuple {

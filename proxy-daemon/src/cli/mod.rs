@@ -122,7 +122,7 @@ fn something_is_pinned(pins: &Pins) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::output::Format;
+    use crate::args::Format;
 
     #[test]
     fn that_nothing_is_pinned_is_said_in_one_sentence() {

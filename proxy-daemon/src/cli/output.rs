@@ -12,17 +12,7 @@ use tabled::{
     settings::{Padding, Style},
 };
 
-/// How data are printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// An aligned table, for people: its columns may change.
-    #[default]
-    Table,
-    /// JSON, for programs.
-    Json,
-    /// YAML with the same fields.
-    Yaml,
-}
+use crate::args::Format;
 
 /// One line of a table and one object of a list.
 pub(super) trait Row: Serialize {

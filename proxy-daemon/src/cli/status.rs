@@ -170,7 +170,7 @@ impl Show for Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::output::{Format, render};
+    use crate::{args::Format, cli::output::render};
 
     fn status() -> Status {
         let mut name = [0; 64];

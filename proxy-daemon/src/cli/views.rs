@@ -290,7 +290,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::cli::output::{Format, render};
+    use crate::{args::Format, cli::output::render};
 
     fn row(owner: u32, flags: RowFlags, internal: Range, external: Range) -> FrontendRow {
         let (internal, external) = (RangeWord::new(internal, 7), RangeWord::new(external, 8));

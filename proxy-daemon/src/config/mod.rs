@@ -2,10 +2,11 @@
 
 use std::{fs, io, path::PathBuf};
 
-use clap::ValueEnum;
 use ipnet::IpNet;
 use proxy_common::BackendRef;
 
+/// As it is typed: it has no other meaning.
+pub use crate::args::Xdp;
 use crate::{
     args::RunArgs,
     net::{Glob, Rules},
@@ -61,28 +62,6 @@ pub struct Sizes {
     pub flows: u32,
     /// Service ports.
     pub services: u32,
-}
-
-/// How XDP is used on uplinks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Xdp {
-    /// Not at all: tc does everything
-    Off,
-    /// In the kernel's stack: works on any device, saves little
-    Generic,
-    /// In the device's driver
-    Native,
-}
-
-impl Xdp {
-    /// The name, as it is typed and pinned.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::Generic => "generic",
-            Self::Native => "native",
-        }
-    }
 }
 
 /// What is wrong with the command line. Wrong usage, except where the system is to blame.
