@@ -13,6 +13,10 @@ pub struct Args {
     #[arg(long, global = true, value_name = "DIR", default_value = "/sys/fs/bpf/shunt")]
     pub bpffs: PathBuf,
 
+    /// Where the daemon can be asked
+    #[arg(long, global = true, value_name = "SOCKET", default_value = "/run/shunt/shunt.sock")]
+    pub socket: PathBuf,
+
     /// How much is logged
     #[command(flatten)]
     pub log: LogArgs,
@@ -52,6 +56,12 @@ pub enum Command {
         /// What to do
         #[command(subcommand)]
         command: ProgCommand,
+    },
+    /// Ask the running daemon for what helps to find a fault
+    Debug {
+        /// What to do
+        #[command(subcommand)]
+        command: DebugCommand,
     },
     /// Remove every program, map and pin of Shunt from this node, and nothing else
     Cleanup,
@@ -207,6 +217,25 @@ pub enum ProgCommand {
         #[arg(short, long, value_name = "FORMAT", default_value = "table")]
         output: Format,
     },
+}
+
+/// What `shunt debug` can do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum DebugCommand {
+    /// Have the programs log each packet of a Service in the daemon's log, as with --bpf-log: it slows packets down
+    Log {
+        /// Whether they are to
+        state: Switch,
+    },
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// From now on
+    On,
+    /// No longer
+    Off,
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ pub mod maps;
 pub mod datapath;
 pub mod expiry;
 pub mod reconcile;
+
+pub mod admin;
 pub mod run;
 
 pub mod cli;

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use proxy_daemon::{
-    args::{Args, Command, RunArgs},
+    admin,
+    args::{Args, Command, DebugCommand, Switch},
     cli,
     config::{self, Config},
     logging,
@@ -33,10 +34,14 @@ fn main() -> ExitCode {
 fn dispatch(args: Args) -> Result<()> {
     let pins = Pins::new(args.bpffs.clone());
     match args.command {
-        Command::Run(run) => daemon(args.bpffs, run),
+        Command::Run(run) => daemon(Config::new(args.bpffs, args.socket, run)?),
         Command::Show(show) => cli::show(&pins, &show),
         Command::Map { command } => cli::map(&pins, &command),
         Command::Prog { command } => cli::prog(&pins, &command),
+        Command::Debug { command: DebugCommand::Log { state } } => {
+            print(&admin::ask(&args.socket, admin::Request::Log { on: state == Switch::On })?);
+            Ok(())
+        }
         Command::Cleanup => cli::cleanup(&pins),
         Command::Version => {
             print(&cli::version());
@@ -45,8 +50,7 @@ fn dispatch(args: Args) -> Result<()> {
     }
 }
 
-fn daemon(bpffs: std::path::PathBuf, args: RunArgs) -> Result<()> {
-    let config = Config::new(bpffs, args)?;
+fn daemon(config: Config) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(run::run(config))
 }

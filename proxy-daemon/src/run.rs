@@ -17,8 +17,9 @@ use tokio::{
 };
 
 use crate::{
+    admin,
     config::{Config, Xdp},
-    datapath::{self, Attacher, Clock},
+    datapath::{self, Attacher, Clock, Exchanger},
     expiry::{Expiry, Fullness},
     maps::{KernelMaps, Pins},
     model,
@@ -41,15 +42,13 @@ pub async fn run(config: Config) -> Result<()> {
     let _claim = datapath::claim(&pins)?;
     let changes = source::start(&config.source, &config.node_name).await?;
     let options = datapath::Options { sizes: config.sizes, xdp: config.xdp != Xdp::Off, checksum_state: true, bpf_log: config.bpf_log };
-    let loaded = datapath::load(&pins, options)?;
+    let mut loaded = datapath::load(&pins, options)?;
     let maps = KernelMaps::open(&pins)?;
     let (node_ips, node_ips_seen) = watch::channel(Vec::new());
     let network = net::follow(config.rules(), node_ips_seen).await.context("following the node's network")?;
     spawn_expiry(&pins)?;
-    let mut attacher = Attacher::new(pins.clone(), loaded, config.xdp)?;
-    if config.bpf_log {
-        attacher.datapath_mut().print_log()?;
-    }
+    loaded.print_log()?;
+    let attacher = Attacher::new(pins.clone(), loaded, config.xdp)?;
     let mut control = Control {
         addresses: network.addresses,
         node_ips,
@@ -57,18 +56,33 @@ pub async fn run(config: Config) -> Result<()> {
         reconciler: Reconciler::new(config.node_name.clone(), maps.sizes(), maps),
         changes,
         node_name: config.node_name,
-        pins,
+        pins: pins.clone(),
     };
     control.begin()?;
     let mut devices = datapath::serve(attacher, network.devices)?;
+    let mut exchanger = devices.exchanger(pins, options);
     // Before any table is filled: that the state is complete must mean that packets meet it.
     devices.listed().await?;
     tracing::info!(bpffs = %config.bpffs.display(), "started");
     tokio::select! {
         result = control.run() => result,
         error = devices.ended() => Err(error),
+        never = admin::serve(&config.socket, async |request| answer(&mut exchanger, request).await) => match never {},
         result = shutdown() => result,
     }
+}
+
+/// Does what an operator asks for.
+async fn answer(exchanger: &mut Exchanger, request: admin::Request) -> Result<String> {
+    let admin::Request::Log { on } = request;
+    let done = match (exchanger.set_log(on).await?, on) {
+        (true, true) => "the programs log each packet of a Service from now on, in the daemon's log",
+        (true, false) => "the programs do not log any more",
+        (false, true) => "the programs log already",
+        (false, false) => "the programs do not log",
+    };
+    tracing::info!("asked: {done}");
+    Ok(done.to_owned())
 }
 
 /// Returns when the process is asked to end.

@@ -96,7 +96,7 @@ impl Builder {
 
     fn shunt(&self, subcommand: &str) -> Command {
         let mut command = self.node.netns().command(&self.binary);
-        command.arg(subcommand).arg("--bpffs").arg(self.bpffs());
+        command.arg(subcommand).arg("--bpffs").arg(self.bpffs()).arg("--socket").arg(self.log.with_extension("sock"));
         command
     }
 
@@ -189,6 +189,12 @@ impl Daemon {
     pub fn show(&self, what: &str) -> Result<Value> {
         let shown = process::output(self.how.shunt("show").args([what, "-o", "json"]))?;
         serde_json::from_str(&shown).with_context(|| format!("reading what `show {what}` says"))
+    }
+
+    /// Asks for programs that log, or that do not, and yields what the daemon says.
+    pub fn debug_log(&self, on: bool) -> Result<String> {
+        let said = process::output(self.how.shunt("debug").args(["log", if on { "on" } else { "off" }]))?;
+        Ok(said.trim_end().to_owned())
     }
 
     /// Removes all that is the daemon's from the node.

@@ -26,6 +26,8 @@ pub struct Config {
     pub cluster_cidrs: Vec<IpNet>,
     /// Where programs and maps are pinned.
     pub bpffs: PathBuf,
+    /// Where the daemon can be asked.
+    pub socket: PathBuf,
     /// The cgroup whose processes are served, if it is not the root.
     pub cgroup: Option<PathBuf>,
     /// The devices to the outside; found if empty.
@@ -108,7 +110,7 @@ pub enum Error {
 
 impl Config {
     /// Checks what was typed.
-    pub fn new(bpffs: PathBuf, args: RunArgs) -> Result<Self, Error> {
+    pub fn new(bpffs: PathBuf, socket: PathBuf, args: RunArgs) -> Result<Self, Error> {
         let sizes = Sizes {
             frontends: in_range("frontends", args.frontends, 16, 1 << 20)?,
             backends: in_range("backends", args.backends, 16, BackendRef::MAX_INDICES)?,
@@ -124,6 +126,7 @@ impl Config {
             node_name: node_name(args.hostname_override)?,
             cluster_cidrs: args.cluster_cidr.into_iter().map(cidr).collect::<Result<_, _>>()?,
             bpffs,
+            socket,
             cgroup: args.cgroup,
             uplinks: globs("uplinks", &args.uplinks)?,
             workload_devices: globs("workload-devices", &args.workload_devices)?,
@@ -185,7 +188,7 @@ mod tests {
     }
 
     fn config(line: &str) -> Result<Config, Error> {
-        Config::new("/bpffs".into(), args(line))
+        Config::new("/bpffs".into(), "/socket".into(), args(line))
     }
 
     fn error(line: &str) -> String {

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, mem,
 };
 
 use anyhow::{Context as _, Result};
@@ -97,11 +97,6 @@ impl Attacher {
         }
     }
 
-    /// The programs.
-    pub fn datapath_mut(&mut self) -> &mut Datapath {
-        &mut self.datapath
-    }
-
     fn attach(&mut self, device: &Device) {
         match self.put_both(device, &BTreeSet::new()) {
             Ok(_) => {
@@ -130,6 +125,14 @@ impl Attacher {
             tracing::error!(iface = device.name, error, tries = waiting.tries, "a device cannot be served, to be tried again");
             waiting.error = error;
         }
+    }
+
+    /// Puts other programs in the place of these on all devices. Yields how many devices could not be served, and are to be tried again.
+    pub(super) fn exchange(&mut self, datapath: Datapath) -> Result<usize> {
+        // They are kept until the others are everywhere: what they log is printed to the end.
+        let _before = mem::replace(&mut self.datapath, datapath);
+        self.try_to_restore()?;
+        Ok(self.waiting.len())
     }
 
     /// Puts back what somebody else has taken off devices. Where nothing is missing it changes nothing and costs a few system calls a device.

@@ -1,6 +1,6 @@
 //! Loads the object: makes or adopts the pinned maps, sets the load-time constants, verifies the programs.
 
-use std::{fs, io, path::PathBuf, time::Duration};
+use std::{convert::Infallible, fs, io, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
@@ -10,7 +10,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use proxy_common::{NodeRow, maps};
-use tokio::time;
+use tokio::{sync::oneshot, time};
 
 use super::{clock::jiffies_per_second, kernel::ChecksumState};
 use crate::{
@@ -42,6 +42,16 @@ pub struct Options {
 /// The loaded programs. They stay on their devices when this is dropped.
 pub struct Datapath {
     ebpf: Ebpf,
+    bpf_log: bool,
+    /// Ends the printing of what they log when it is dropped.
+    printing: Option<oneshot::Sender<Infallible>>,
+}
+
+/// What programs are told when they are loaded, and what must not change as long as the maps are there.
+#[derive(Clone, Copy, Debug)]
+struct Constants {
+    seed: u64,
+    hz: u32,
 }
 
 /// Each map's number of rows, where a flag decides it.
@@ -60,25 +70,40 @@ fn rows(sizes: Sizes) -> [(&'static str, u32); 10] {
     ]
 }
 
-/// Loads the programs with the maps that are pinned there, or with new ones that then are.
+/// Loads the programs with the maps that are pinned there, or with new ones that then are, at the start of a daemon.
 pub fn load(pins: &Pins, options: Options) -> Result<Datapath> {
-    let Some(state) = options.checksum_state.then(ChecksumState::of_this_kernel).flatten() else { return load_for(pins, options, None) };
-    load_for(pins, options, Some(state)).or_else(|error| {
-        tracing::info!(error = format!("{error:#}"), "the kernel does not let programs read a packet's checksum state: using helpers");
-        load_for(pins, options, None)
-    })
+    let constants = Constants::find(pins)?;
+    let datapath = load_with(pins, options, constants)?;
+    note_node(pins, constants)?;
+    Ok(datapath)
 }
 
-fn load_for(pins: &Pins, options: Options, state: Option<ChecksumState>) -> Result<Datapath> {
+/// Loads other programs for the daemon that runs.
+pub(super) fn reload(pins: &Pins, options: Options) -> Result<Datapath> {
+    load_with(pins, options, Constants::find(pins)?)
+}
+
+fn load_with(pins: &Pins, options: Options, constants: Constants) -> Result<Datapath> {
+    let state = options.checksum_state.then(ChecksumState::of_this_kernel).flatten();
+    if state.is_some() {
+        match load_for(pins, options, constants, state) {
+            Err(error) => {
+                tracing::info!(
+                    error = format!("{error:#}"),
+                    "the kernel does not let programs read a packet's checksum state: using helpers"
+                );
+            }
+            loaded => return loaded,
+        }
+    }
+    load_for(pins, options, constants, None)
+}
+
+fn load_for(pins: &Pins, options: Options, constants: Constants, state: Option<ChecksumState>) -> Result<Datapath> {
     let dir = pins.maps();
-    let seed = match pinned_seed(pins)? {
-        Some(seed) => seed,
-        None => random_seed().context("drawing the seed of the flow hash")?,
-    };
-    let hz = jiffies_per_second()?;
     let paths = maps::ALL.map(|name| (name, dir.join(name)));
     let mut loader = EbpfLoader::new();
-    loader.override_global("SHUNT_SEED", &seed, true).override_global("SHUNT_HZ", &hz, true);
+    loader.override_global("SHUNT_SEED", &constants.seed, true).override_global("SHUNT_HZ", &constants.hz, true);
     let ip_summed = state.map_or(0, |state| state.bit);
     loader.override_global("SHUNT_IP_SUMMED", &ip_summed, true);
     for (name, path) in &paths {
@@ -91,23 +116,34 @@ fn load_for(pins: &Pins, options: Options, state: Option<ChecksumState>) -> Resu
     let object = if options.bpf_log { LOG_OBJECT } else { OBJECT };
     let patched = state.map(|state| state.put_into(object));
     let mut ebpf = loader.load(patched.as_deref().unwrap_or(object)).context("loading the BPF object")?;
-    for (name, program) in ebpf.programs_mut() {
+    let wanted = |program: &Program| options.xdp || !matches!(program, Program::Xdp(_));
+    for (name, program) in ebpf.programs_mut().filter(|(_, program)| wanted(program)) {
         let loaded = if let Program::Xdp(program) = program {
-            if !options.xdp {
-                unpin_program(pins, name)?;
-                continue;
-            }
             program.load()
         } else {
-            let program: &mut SchedClassifier = program.try_into().with_context(|| format!("program {name}"))?;
-            program.load()
+            <&mut SchedClassifier>::try_from(program).with_context(|| format!("program {name}"))?.load()
         };
         loaded.map_err(|error| verifier_error(name, error))?;
-        pin_program(pins, name, program)?;
     }
-    let datapath = Datapath { ebpf };
-    note_node(pins, seed, hz)?;
-    Ok(datapath)
+    // Only now that the kernel has taken all of them.
+    for (name, program) in ebpf.programs_mut() {
+        unpin_program(pins, name)?;
+        if wanted(program) {
+            pin_program(pins, name, program)?;
+        }
+    }
+    Ok(Datapath { ebpf, bpf_log: options.bpf_log, printing: None })
+}
+
+impl Constants {
+    /// Those of a previous run, or new ones.
+    fn find(pins: &Pins) -> Result<Self> {
+        let seed = match pinned_seed(pins)? {
+            Some(seed) => seed,
+            None => random_seed().context("drawing the seed of the flow hash")?,
+        };
+        Ok(Self { seed, hz: jiffies_per_second()? })
+    }
 }
 
 /// The seed that flows on this node were hashed with so far.
@@ -147,9 +183,8 @@ fn pinned_size(path: &PathBuf, name: &str, wanted: u32) -> Result<u32> {
     Ok(found)
 }
 
-/// Pins a program anew, so that it can be listed, and so that it is this one and not a previous run's.
+/// Pins a program, so that it can be listed.
 fn pin_program(pins: &Pins, name: &str, program: &mut Program) -> Result<()> {
-    unpin_program(pins, name)?;
     let path = pins.programs().join(name);
     program.pin(&path).with_context(|| format!("pinning {}", path.display()))
 }
@@ -187,14 +222,25 @@ impl Datapath {
         self.ebpf.program_mut("uplink_xdp").context("the object has no XDP program")?.try_into().context("uplink_xdp")
     }
 
-    /// Prints what the programs log, from a task of the runtime that calls this. Only the object with logging has anything to print.
+    /// Prints what the programs log until this is dropped, from a task of the runtime that calls this. Nothing to do where they do not log.
     pub fn print_log(&mut self) -> Result<()> {
+        if !self.bpf_log {
+            return Ok(());
+        }
         let mut logger = EbpfLogger::init(&mut self.ebpf).context("reading the programs' log")?;
+        let (printing, mut ended) = oneshot::channel();
+        self.printing = Some(printing);
         tokio::spawn(async move {
             let mut ticks = time::interval(LOG_EVERY);
             loop {
-                ticks.tick().await;
+                let last = tokio::select! {
+                    _ = ticks.tick() => false,
+                    _ = &mut ended => true,
+                };
                 logger.flush();
+                if last {
+                    break;
+                }
             }
         });
         Ok(())
@@ -202,7 +248,7 @@ impl Datapath {
 }
 
 /// Notes what has to outlive this run.
-fn note_node(pins: &Pins, seed: u64, hz: u32) -> Result<()> {
+fn note_node(pins: &Pins, Constants { seed, hz }: Constants) -> Result<()> {
     let mut maps = KernelMaps::open(pins)?;
     let before = maps.node()?;
     let pid = std::process::id();

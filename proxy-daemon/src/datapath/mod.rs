@@ -6,6 +6,7 @@
 mod attach;
 mod claim;
 mod clock;
+mod exchange;
 mod hook;
 mod kernel;
 mod load;
@@ -20,6 +21,7 @@ pub use self::{
     attach::Attacher,
     claim::{Claim, claim, claim_at_once},
     clock::{Clock, jiffies_per_second},
+    exchange::Exchanger,
     load::{Datapath, Options, load},
     prepare::{PrepareError, prepare},
     remove::{remove_all, remove_other_versions},

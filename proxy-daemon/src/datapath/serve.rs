@@ -12,8 +12,12 @@ use tokio::{
     time::{self, MissedTickBehavior},
 };
 
-use super::attach::Attacher;
-use crate::net::DeviceEvent;
+use super::{
+    attach::Attacher,
+    exchange::{Exchange, Exchanger},
+    load::Options,
+};
+use crate::{maps::Pins, net::DeviceEvent};
 
 /// How often a device that could not be served is tried again.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
@@ -25,6 +29,7 @@ const RESTORE_EVERY: Duration = Duration::from_secs(30);
 pub struct Serving {
     listed: oneshot::Receiver<()>,
     ended: oneshot::Receiver<Error>,
+    exchanges: mpsc::UnboundedSender<Exchange>,
 }
 
 impl Serving {
@@ -35,6 +40,11 @@ impl Serving {
             // It ended before.
             Err(_) => Err(self.ended().await),
         }
+    }
+
+    /// What exchanges programs, which were loaded with these options.
+    pub fn exchanger(&self, pins: Pins, options: Options) -> Exchanger {
+        Exchanger::new(pins, options, self.exchanges.clone())
     }
 
     /// Waits for the end of the thread and yields its reason.
@@ -58,31 +68,34 @@ pub(super) fn serve_and_restore(
     let runtime = runtime::Builder::new_current_thread().enable_time().build().context(starting)?;
     let (listed_tx, listed) = oneshot::channel();
     let (ended_tx, ended) = oneshot::channel();
+    let (exchanges, exchanges_rx) = mpsc::unbounded_channel();
+    let orders = Orders { events, exchanges: exchanges_rx };
     let work = move || {
-        let error = run(&runtime, attacher, events, listed_tx, restore_every);
+        let error = run(&runtime, attacher, orders, listed_tx, restore_every);
         // Whoever would want to know may have ended.
         drop(ended_tx.send(error));
     };
     thread::Builder::new().name("shunt-devices".to_owned()).spawn(work).context(starting)?;
-    Ok(Serving { listed, ended })
+    Ok(Serving { listed, ended, exchanges })
+}
+
+/// What others want of the thread.
+struct Orders {
+    events: mpsc::UnboundedReceiver<DeviceEvent>,
+    exchanges: mpsc::UnboundedReceiver<Exchange>,
 }
 
 /// What there is to do.
 enum Work {
     Event(DeviceEvent),
+    Exchange(Exchange),
     Retry,
     Restore,
     Nothing,
 }
 
 /// Works until no event can come any more. The work itself is done outside of the runtime, for it blocks.
-fn run(
-    runtime: &Runtime,
-    mut attacher: Attacher,
-    mut events: mpsc::UnboundedReceiver<DeviceEvent>,
-    listed: oneshot::Sender<()>,
-    restore_every: Duration,
-) -> Error {
+fn run(runtime: &Runtime, mut attacher: Attacher, mut orders: Orders, listed: oneshot::Sender<()>, restore_every: Duration) -> Error {
     let mut listed = Some(listed);
     let (mut retries, mut restores) = {
         let _context = runtime.enter();
@@ -94,7 +107,8 @@ fn run(
         let work = runtime.block_on(async {
             tokio::select! {
                 biased;
-                event = events.recv() => event.map_or(Work::Nothing, Work::Event),
+                event = orders.events.recv() => event.map_or(Work::Nothing, Work::Event),
+                Some(exchange) = orders.exchanges.recv() => Work::Exchange(exchange),
                 _ = retries.tick(), if attacher.is_waiting() => Work::Retry,
                 _ = restores.tick() => Work::Restore,
             }
@@ -108,6 +122,11 @@ fn run(
                     // As above.
                     listed.send(()).ok();
                 }
+            }
+            Work::Exchange(exchange) => {
+                let waiting = attacher.exchange(exchange.datapath);
+                // As above.
+                exchange.done.send(waiting).ok();
             }
             Work::Retry => attacher.retry(),
             Work::Restore => attacher.restore(),

@@ -15,6 +15,7 @@ const STAGES: &[(&str, &[&str])] = &[
     ("maps", &["model", "plan", "tables"]),
     ("net", &[]),
     ("datapath", &["config", "maps", "net"]),
+    ("admin", &[]),
 ];
 
 /// A library and the only places of the daemon that may name it.
