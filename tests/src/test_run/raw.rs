@@ -48,7 +48,8 @@ fn run(program: BorrowedFd<'_>, frame: &[u8], out: &mut [u8], flags: u32) -> Res
         prog_fd: u32::try_from(program.as_raw_fd())?,
         data_in: frame.as_ptr().addr() as u64,
         data_size_in: u32::try_from(frame.len())?,
-        data_out: out.as_mut_ptr().addr() as u64,
+        // Without a size, the kernel takes any address but zero to have room for the whole frame.
+        data_out: if out.is_empty() { 0 } else { out.as_mut_ptr().addr() as u64 },
         data_size_out: u32::try_from(out.len())?,
         repeat: 1,
         flags,
