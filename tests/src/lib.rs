@@ -7,11 +7,12 @@
 //! crash ([`leftovers`]).
 //!
 //! [`packet`] builds single frames, [`rows`] is a table of them with what must become of each, [`tracer`] says so from a plan,
-//! and [`test_run`] runs the real programs on them.
+//! and [`test_run`] runs the real programs on them. [`bench`] measures what they cost.
 //!
 //! What depends on the machine gives an error; what only a wrong test can cause panics.
 
 pub mod addr;
+pub mod bench;
 mod cases;
 mod cni;
 pub mod control_plane;

@@ -34,10 +34,10 @@ fn lint_programs(door: &Door) -> Result<()> {
     let sh = &door.sh;
     let _toolchain = sh.push_env("RUSTUP_TOOLCHAIN", compiler.toolchain());
     let _unstable = sh.push_env("RUSTC_BOOTSTRAP", "1");
-    for features in ["object", "object,log"] {
+    for (bin, features) in [("shunt-bpf", "object"), ("shunt-bpf", "object,log"), ("shunt-bench-bpf", "bench")] {
         // A target folder of its own: RUSTC_BOOTSTRAP would make cargo build everything else anew.
         let folder = door.target().join("bpf");
-        let lint = cmd!(sh, "cargo clippy --package proxy-ebpf --bin shunt-bpf --features {features} --target-dir {folder}");
+        let lint = cmd!(sh, "cargo clippy --package proxy-ebpf --bin {bin} --features {features} --target-dir {folder}");
         let lint = lint.args(["--release", "--target", "bpfel-unknown-none", "-Z", "build-std=core", "--", "-D", "warnings"]);
         lint.quiet().run().context("linting the BPF programs")?;
     }

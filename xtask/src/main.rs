@@ -7,6 +7,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod bpf_toolchain;
 mod build;
 mod ci;
@@ -49,6 +50,12 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measure Shunt on this machine, beside the least that it could cost.
+    Bench {
+        /// What the benches themselves understand: `packet --help` says it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Run the tests of all levels and count them.
     Test(Selection),
     /// Run the tests on a real control plane only.
@@ -80,6 +87,7 @@ fn dispatch(door: &Door, verb: Verb) -> Result<ExitCode> {
         Verb::Inspect { object } => inspect::run(door, object.as_deref())?,
         Verb::Tidy => tidy::run(door)?,
         Verb::Demo { arguments } => return demo::run(door, &arguments),
+        Verb::Bench { arguments } => return bench::run(door, &arguments),
         Verb::Test(selection) => return test::run(door, &selection),
         Verb::E2e(selection) => return test::end_to_end(door, &selection),
         Verb::Ci => return ci::run(door),

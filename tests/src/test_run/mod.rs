@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::{
     maps::{HashMap, Map, MapData},
-    programs::{ProgramFd, TestRun as _, TestRunOptions},
+    programs::{ProgramFd, ProgramInfo, TestRun as _, TestRunOptions},
 };
 use bytemuck::{Pod, Zeroable as _};
 use proxy_common::{Address as _, Family, Flow, FlowKey, Port, ServiceCounters, SnatSource, V4, V6, maps as names, reason::Reason};
@@ -47,7 +47,8 @@ pub const SNAT_PORTS: std::ops::RangeInclusive<u16> = 1024..=29_999;
 /// Between two changes so much time passes that everything has rested.
 const A_WHILE: Duration = Duration::from_mins(2);
 
-const SIZES: Sizes = Sizes { frontends: 256, backends: 1024, flows: 4096, services: 64 };
+/// The sizes of the maps in every test that does not ask for others.
+pub const SIZES: Sizes = Sizes { frontends: 256, backends: 1024, flows: 4096, services: 64 };
 
 /// What a program says of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +112,8 @@ impl TestNode {
         Self::load(masquerade, false, SIZES)
     }
 
-    fn load(masquerade: &[IpAddr], checksum_state: bool, sizes: Sizes) -> Result<Self> {
+    /// Loads everything with maps of these sizes, and with programs that read a checksum's state where they can, or that use helpers.
+    pub fn load(masquerade: &[IpAddr], checksum_state: bool, sizes: Sizes) -> Result<Self> {
         let folder = Scratch::create(Kind::Pins, &BedName::next(), "packet")?;
         let pins = Pins::new(folder.path().to_owned());
         datapath::prepare(&pins)?;
@@ -148,6 +150,12 @@ impl TestNode {
             }
         }
         Ok(())
+    }
+
+    /// A shipped program, of whatever type.
+    pub fn program_fd(&self, name: &str) -> Result<ProgramFd> {
+        let program = ProgramInfo::from_pin(self.pins.programs().join(name)).with_context(|| format!("there is no program {name}"))?;
+        Ok(program.fd()?)
     }
 
     /// Runs the program of a hook on a frame with an Ethernet header.

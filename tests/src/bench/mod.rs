@@ -1,0 +1,3 @@
+//! What Shunt costs, measured.
+
+pub mod packet;
