@@ -66,7 +66,7 @@ pub enum Command {
     /// Remove every program, map and pin of Shunt from this node, and nothing else
     Cleanup,
     /// Print the version
-    Version,
+    Version(VersionArgs),
 }
 
 /// The flags of `shunt run`.
@@ -236,6 +236,18 @@ pub enum Switch {
     On,
     /// No longer
     Off,
+}
+
+/// The arguments of `shunt version`.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct VersionArgs {
+    /// Find out, too, what the running kernel has of what Shunt uses
+    #[arg(long)]
+    pub features: bool,
+
+    /// How to write that
+    #[arg(short, long, value_name = "FORMAT", default_value = "table", requires = "features")]
+    pub output: Format,
 }
 
 #[cfg(test)]

@@ -43,7 +43,8 @@ fn dispatch(args: Args) -> Result<()> {
             Ok(())
         }
         Command::Cleanup => cli::cleanup(&pins),
-        Command::Version => {
+        Command::Version(version) if version.features => cli::features(version.output),
+        Command::Version(_) => {
             print(&cli::version());
             Ok(())
         }

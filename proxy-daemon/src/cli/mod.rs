@@ -6,6 +6,7 @@
 mod attachments;
 mod counters;
 mod dump;
+mod features;
 mod fields;
 mod flows;
 pub mod output;
@@ -22,12 +23,13 @@ use proxy_common::maps;
 use self::{
     attachments::DeviceView,
     counters::Counters,
+    features::KernelView,
     flows::{Clock, FlowView},
     state::State,
     status::Status,
 };
 use crate::{
-    args::{MapCommand, ProgCommand, ShowArgs, Shown},
+    args::{Format, MapCommand, ProgCommand, ShowArgs, Shown},
     datapath,
     maps::{KernelMaps, Maps as _, Pins},
 };
@@ -99,6 +101,14 @@ pub fn cleanup(pins: &Pins) -> Result<()> {
 /// `shunt version`, and the version of the pinned types it reads.
 pub fn version() -> String {
     format!("shunt {} (layout {})", env!("CARGO_PKG_VERSION"), maps::LAYOUT_VERSION)
+}
+
+/// `shunt version --features`.
+pub fn features(format: Format) -> Result<()> {
+    if !Uid::effective().is_root() {
+        bail!("not running as root: only root may find out what the kernel has");
+    }
+    output::print(&KernelView::of_this_kernel()?, format)
 }
 
 /// Says once and clearly why there is nothing to show.

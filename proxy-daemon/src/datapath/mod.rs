@@ -13,6 +13,7 @@ mod load;
 #[cfg(test)]
 mod namespace_tests;
 mod prepare;
+mod probe;
 mod remove;
 mod serve;
 mod xdp;
@@ -24,6 +25,7 @@ pub use self::{
     exchange::Exchanger,
     load::{Datapath, Options, load},
     prepare::{PrepareError, prepare},
+    probe::{Feature, features},
     remove::{remove_all, remove_other_versions},
     serve::{Serving, serve},
 };
