@@ -5,17 +5,24 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result};
 
 use crate::{
+    build,
     door::{Door, heading},
-    setup::{self, Part},
+    setup::{self, Part, control_plane},
 };
 
 /// Passes its arguments on to the benches, and yields their verdict. They run where the user is, so that a file's name means what it says.
 pub(crate) fn run(door: &Door, arguments: &[String]) -> Result<ExitCode> {
     setup::run(door, &[Part::Packages, Part::Bpf], false)?;
-    heading("bench");
     let mut bench = Command::new("cargo");
     bench.args(["run", "--quiet", "--release", "--package", "shunt-tests", "--bin", "bench"]);
     bench.arg("--manifest-path").arg(door.root.join("Cargo.toml")).arg("--").args(arguments);
+    if arguments.first().is_some_and(|what| what == "net") {
+        setup::run(door, &[Part::ControlPlane, Part::Bench], false)?;
+        build::shunt(door)?;
+        bench.env("SHUNT_BIN", door.shunt());
+        control_plane::show_to(door, &mut bench)?;
+    }
+    heading("bench");
     let status = bench.status().context("starting the benches")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

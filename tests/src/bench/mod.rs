@@ -1,3 +1,6 @@
 //! What Shunt costs, measured.
 
+mod machine;
+
+pub mod net;
 pub mod packet;

@@ -1,10 +1,11 @@
 //! The benches: what Shunt costs on this machine, as tables and as JSON.
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use shunt_tests::bench::packet;
+use serde::Serialize;
+use shunt_tests::bench::{net, packet};
 
 /// Measures Shunt on this machine.
 #[derive(Parser)]
@@ -17,20 +18,44 @@ struct Args {
 #[derive(Subcommand)]
 enum What {
     /// What a packet costs in each path through the programs, beside the least that it could cost.
-    Packet {
-        /// Write the figures to this file as well.
-        #[arg(long, value_name = "FILE")]
-        json: Option<PathBuf>,
-        /// Only paths whose names contain this.
-        #[arg(long, value_name = "NAME", default_value = "")]
-        filter: String,
-        /// Packets a run.
-        #[arg(long, value_name = "N", default_value_t = packet::Options::default().repeat, value_parser = clap::value_parser!(u32).range(1..))]
-        repeat: u32,
-        /// Runs of each path, by turns with its floor.
-        #[arg(long, value_name = "N", default_value_t = packet::Options::default().runs, value_parser = clap::value_parser!(u32).range(1..))]
-        runs: u32,
-    },
+    Packet(Packet),
+    /// What streams, requests and connections through a Service reach, beside direct traffic and the real kube-proxy.
+    Net(Net),
+}
+
+#[derive(clap::Args)]
+struct Packet {
+    /// Write the figures to this file as well.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Only paths whose names contain this.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    filter: String,
+    /// Packets a run.
+    #[arg(long, value_name = "N", default_value_t = packet::Options::default().repeat, value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: u32,
+    /// Runs of each path, by turns with its floor.
+    #[arg(long, value_name = "N", default_value_t = packet::Options::default().runs, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+}
+
+#[derive(clap::Args)]
+struct Net {
+    /// Write the figures to this file as well.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// How often each contender has its turn.
+    #[arg(long, value_name = "N", default_value_t = net::Options::default().rounds)]
+    rounds: usize,
+    /// How long a turn lasts.
+    #[arg(long, value_name = "SECONDS", default_value_t = net::Options::default().turn.as_secs())]
+    turn: u64,
+    /// How many Services there are, one run for each number.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = net::Options::default().services, num_args = 0..)]
+    services: Vec<u32>,
+    /// How many Services there are when the first packet of a flow is measured, one run for each number.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = net::Options::default().first_packet, num_args = 0..)]
+    first_packet: Vec<u32>,
 }
 
 fn main() -> ExitCode {
@@ -44,13 +69,22 @@ fn main() -> ExitCode {
 }
 
 fn run(what: What) -> Result<()> {
-    let What::Packet { json, filter, repeat, runs } = what;
-    let options = packet::Options { filter, repeat, runs, ..packet::Options::default() };
-    println!("{}", packet::Table(&options));
-    let rows = packet::run(&options, |row| println!("{row}"))?;
-    if let Some(file) = json {
-        let text = serde_json::to_string_pretty(&rows).context("writing the figures as JSON")?;
-        fs::write(&file, text + "\n").with_context(|| format!("writing {}", file.display()))?;
+    match what {
+        What::Packet(Packet { json, filter, repeat, runs }) => {
+            let options = packet::Options { filter, repeat, runs, ..packet::Options::default() };
+            println!("{}", packet::Table(&options));
+            write(json, &packet::run(&options, |row| println!("{row}"))?)
+        }
+        What::Net(Net { json, rounds, turn, services, first_packet }) => {
+            let options = net::Options { rounds, turn: Duration::from_secs(turn), services, first_packet };
+            println!("{}", net::Table(&options));
+            write(json, &net::run(&options, |row| println!("{row}"))?)
+        }
     }
-    Ok(())
+}
+
+fn write(json: Option<PathBuf>, rows: &impl Serialize) -> Result<()> {
+    let Some(file) = json else { return Ok(()) };
+    let text = serde_json::to_string_pretty(rows).context("writing the figures as JSON")?;
+    fs::write(&file, text + "\n").with_context(|| format!("writing {}", file.display()))
 }

@@ -26,12 +26,13 @@ use crate::{addr::Addrs, node::Node, objects::Service, pod::Pod, process::Proces
 mod api;
 mod binaries;
 mod certificates;
+mod kube_proxy;
 mod kubeconfig;
 mod kubelet;
 mod servers;
 mod slices;
 
-pub use self::{api::Api, slices::SliceWatch};
+pub use self::{api::Api, kube_proxy::ProxyMode, slices::SliceWatch};
 
 /// The first start writes a few hundred objects; a machine may run several tests at once.
 const START_LIMIT: Duration = Duration::from_mins(5);

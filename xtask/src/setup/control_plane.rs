@@ -20,6 +20,8 @@ use crate::{
 
 const KUBERNETES: [&str; 3] = ["kube-apiserver", "kube-controller-manager", "kubectl"];
 const ETCD: &str = "etcd";
+/// What the benches compare with. Tests do without.
+const KUBE_PROXY: &str = "kube-proxy";
 
 /// Debian's stable etcd is older than Kubernetes wants; this suite's runs on stable as well.
 const ETCD_SUITE: &str = "sid";
@@ -70,6 +72,16 @@ pub(super) fn set_up(door: &Door) -> Result<()> {
         missing("=======================================================================");
     }
     Ok(())
+}
+
+/// Builds kube-proxy beside the control plane.
+pub(super) fn set_up_kube_proxy(door: &Door) -> Result<()> {
+    let folder = folder(door)?;
+    if folder.join(KUBE_PROXY).is_file() {
+        found(&format!("{}", folder.join(KUBE_PROXY).display()));
+        return Ok(());
+    }
+    build(door, &[KUBE_PROXY], &folder)
 }
 
 /// What cannot be had is no reason to stop: the tests that want it say so themselves.

@@ -20,6 +20,8 @@ pub(crate) enum Part {
     Bpf,
     /// etcd, the Kubernetes API server and controller manager, and kubectl.
     ControlPlane,
+    /// What the benches compare with: iperf3, iptables, and kube-proxy.
+    Bench,
 }
 
 pub(crate) const ALL: &[Part] = &[Part::Packages, Part::Bpf, Part::ControlPlane];
@@ -34,9 +36,13 @@ pub(crate) fn run(door: &Door, parts: &[Part], own_linker: bool) -> Result<()> {
     lock.lock().context("waiting for another set-up")?;
     for part in parts {
         match part {
-            Part::Packages => packages::set_up(door),
+            Part::Packages => packages::set_up(door, packages::COMMANDS),
             Part::Bpf => bpf::set_up(door, own_linker)?,
             Part::ControlPlane => control_plane::set_up(door)?,
+            Part::Bench => {
+                packages::set_up(door, packages::BENCH_COMMANDS);
+                control_plane::set_up_kube_proxy(door)?;
+            }
         }
     }
     Ok(())

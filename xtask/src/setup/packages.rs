@@ -12,9 +12,9 @@ use crate::{
 };
 
 /// A command, the Debian package that brings it, and who calls it.
-type Wanted = (&'static str, &'static str, &'static str);
+pub(super) type Wanted = (&'static str, &'static str, &'static str);
 
-const COMMANDS: &[Wanted] = &[
+pub(super) const COMMANDS: &[Wanted] = &[
     ("cc", "build-essential", "the Rust linker"),
     ("ip", "iproute2", "the testbed"),
     ("bridge", "iproute2", "the testbed"),
@@ -24,9 +24,15 @@ const COMMANDS: &[Wanted] = &[
     ("openssl", "openssl", "the control plane's certificates"),
 ];
 
-pub(super) fn set_up(door: &Door) {
+pub(super) const BENCH_COMMANDS: &[Wanted] = &[
+    ("iperf3", "iperf3", "the benches' streams"),
+    ("iptables", "iptables", "kube-proxy in one of its modes"),
+    ("conntrack", "conntrack", "kube-proxy"),
+];
+
+pub(super) fn set_up(door: &Door, commands: &[Wanted]) {
     heading("packages");
-    let (present, absent): (Vec<&Wanted>, Vec<&Wanted>) = COMMANDS.iter().partition(|(command, ..)| on_path(command).is_some());
+    let (present, absent): (Vec<&Wanted>, Vec<&Wanted>) = commands.iter().partition(|(command, ..)| on_path(command).is_some());
     let names: Vec<&str> = present.iter().map(|(command, ..)| *command).collect();
     found(&names.join(", "));
     if absent.is_empty() {

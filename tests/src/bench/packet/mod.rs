@@ -7,7 +7,6 @@
 mod check;
 mod clock;
 mod driver;
-mod machine;
 mod paths;
 mod report;
 mod sample;

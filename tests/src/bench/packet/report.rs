@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::{Options, Row, machine::Machine};
+use super::{Options, Row};
+use crate::bench::machine::Machine;
 
 /// The head of the table; [`Row`]s print as its lines.
 pub struct Table<'a>(pub &'a Options);

@@ -1,0 +1,106 @@
+//! One turn of a contender: what its client reaches in a while.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use super::{
+    cpus,
+    scene::{IPERF, Place, RESPONDER, Route},
+};
+use crate::{host::Host as _, process, traffic::PATIENCE};
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Measure {
+    /// One TCP stream.
+    Stream,
+    /// A byte there and a byte back, over one connection.
+    Requests,
+    /// A connection for each such pair.
+    Connections,
+}
+
+impl Measure {
+    pub(super) const ALL: [Self; 3] = [Self::Stream, Self::Requests, Self::Connections];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::Requests => "request, response",
+            Self::Connections => "connect, request, close",
+        }
+    }
+
+    pub(super) const fn unit(self) -> &'static str {
+        match self {
+            Self::Stream => "Gbit/s",
+            Self::Requests | Self::Connections => "1/s",
+        }
+    }
+
+    /// Measures for `turn`.
+    pub(super) fn take(self, place: &Place, route: Route, turn: Duration) -> Result<f64> {
+        let measured = match self {
+            Self::Stream => stream(place, place.target(route, IPERF), turn),
+            Self::Requests => as_client(place, || requests(place.target(route, RESPONDER), turn)),
+            Self::Connections => as_client(place, || connections(place.target(route, RESPONDER), turn)),
+        };
+        measured.with_context(|| format!("{}, {}, {}", place.contender, self.name(), route.name()))
+    }
+}
+
+fn as_client(place: &Place, work: impl FnOnce() -> Result<f64> + Send) -> Result<f64> {
+    place.client.netns().run(|| {
+        cpus::stay_on_the_first()?;
+        work()
+    })
+}
+
+fn stream(place: &Place, to: SocketAddr, turn: Duration) -> Result<f64> {
+    let mut iperf = place.client.netns().command("iperf3");
+    iperf.arg("--client").arg(to.ip().to_string()).arg("--port").arg(to.port().to_string());
+    iperf.arg("--affinity").arg(cpus::of_a_stream().map(|cpu| cpu.to_string()).join(","));
+    iperf.args(["--json", "--time"]).arg(turn.as_secs().max(1).to_string());
+    let report: Value = serde_json::from_str(&process::output(&mut iperf)?).context("reading iperf3's report")?;
+    let bits = report["end"]["sum_received"]["bits_per_second"].as_f64();
+    Ok(bits.with_context(|| format!("iperf3 says {report}"))? / 1e9)
+}
+
+fn requests(to: SocketAddr, turn: Duration) -> Result<f64> {
+    let mut stream = connect(to)?;
+    count(turn, || request(&mut stream))
+}
+
+fn connections(to: SocketAddr, turn: Duration) -> Result<f64> {
+    count(turn, || request(&mut connect(to)?))
+}
+
+fn connect(to: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("connecting to {to}"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn request(stream: &mut TcpStream) -> Result<()> {
+    stream.write_all(&[1])?;
+    stream.read_exact(&mut [0])?;
+    Ok(())
+}
+
+/// How often a second something can be done, one after the other.
+fn count(turn: Duration, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+    let start = Instant::now();
+    let mut done = 0_u32;
+    while start.elapsed() < turn {
+        work()?;
+        done += 1;
+    }
+    Ok(f64::from(done) / start.elapsed().as_secs_f64())
+}

@@ -1,0 +1,95 @@
+//! From the rounds of all contenders to rows, and to a table for people.
+
+use std::fmt;
+
+use super::{Contender, Options, Row};
+use crate::bench::machine::Machine;
+
+/// What was measured of each contender, round by round.
+pub(super) struct Summary {
+    contenders: Vec<(Contender, Vec<f64>)>,
+}
+
+impl Summary {
+    /// With nothing yet. The first contender is what the others are compared with.
+    pub(super) fn new(contenders: &[Contender]) -> Self {
+        Self { contenders: contenders.iter().map(|contender| (*contender, Vec::new())).collect() }
+    }
+
+    /// Adds a round of the contender with this index.
+    pub(super) fn note(&mut self, contender: usize, measured: f64) {
+        self.contenders[contender].1.push(measured);
+    }
+
+    pub(super) fn rows(&self, measure: &'static str, route: &'static str, services: u32, unit: &'static str) -> Vec<Row> {
+        let (_, base) = &self.contenders[0];
+        let row = |(contender, rounds): &(Contender, Vec<f64>)| {
+            let ratios: Vec<f64> = rounds.iter().zip(base).map(|(measured, direct)| measured / direct).collect();
+            let [median, min, max] = spread(rounds);
+            let [_, ratio_min, ratio_max] = spread(&ratios);
+            let ratio = median / spread(base)[0];
+            let (contender, rounds) = (*contender, rounds.clone());
+            Row { measure, route, services, contender, unit, median, min, max, ratio, ratio_min, ratio_max, rounds }
+        };
+        self.contenders.iter().map(row).collect()
+    }
+}
+
+/// The median, the smallest and the largest of some figures.
+pub(super) fn spread(figures: &[f64]) -> [f64; 3] {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let Some((min, max)) = sorted.first().zip(sorted.last()) else { return [f64::NAN; 3] };
+    let middle = sorted.len() / 2;
+    let median = if sorted.len().is_multiple_of(2) { f64::midpoint(sorted[middle - 1], sorted[middle]) } else { sorted[middle] };
+    [median, *min, *max]
+}
+
+/// The head of the table; [`Row`]s print as its lines.
+pub struct Table<'a>(pub &'a Options);
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Options { rounds, turn, .. } = self.0;
+        writeln!(f, "{}", Machine::this())?;
+        writeln!(
+            f,
+            "{rounds} rounds by turns of {turn:?}; medians, and ratios to direct traffic with the least and the most of any round\n"
+        )?;
+        writeln!(f, "| measure | route | services | through | median | unit | ratio | of all rounds |")?;
+        write!(f, "|---|---|---|---|---|---|---|---|")
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { measure, route, services, contender, unit, median, ratio, ratio_min, ratio_max, .. } = self;
+        let digits = usize::from(*median < 1000.0);
+        write!(f, "| {measure} | {route} | {services} | {contender} | {median:.digits$} | {unit} ")?;
+        write!(f, "| {ratio:.2} | {ratio_min:.2} to {ratio_max:.2} |")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_of_medians_and_their_spread_is_of_rounds() {
+        let mut summary = Summary::new(&[Contender::Direct, Contender::Shunt]);
+        for (direct, shunt) in [(10.0, 5.0), (20.0, 18.0), (30.0, 60.0)] {
+            summary.note(0, direct);
+            summary.note(1, shunt);
+        }
+        let rows = summary.rows("stream", "same node", 1, "1/s");
+        let shunt = &rows[1];
+        assert_eq!((shunt.median, shunt.min, shunt.max), (18.0, 5.0, 60.0));
+        assert_eq!((shunt.ratio, shunt.ratio_min, shunt.ratio_max), (0.9, 0.5, 2.0));
+        assert_eq!((rows[0].ratio, rows[0].ratio_min, rows[0].ratio_max), (1.0, 1.0, 1.0));
+    }
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between() {
+        assert_eq!(format!("{:?}", spread(&[4.0, 1.0, 3.0, 2.0])), "[2.5, 1.0, 4.0]");
+    }
+}
