@@ -20,6 +20,9 @@ pub trait Address: Pod + Eq + Ord + core::fmt::Debug + Send + Sync + 'static {
 
     /// The sum of the address's 16-bit words as they stand in the packet, not folded: the input of a checksum.
     fn csum_words(self) -> u64;
+
+    /// The address as it lies in memory, in one word or two, for a hash.
+    fn words(self) -> [u64; 2];
 }
 
 /// An IPv4 address in network byte order.
@@ -96,6 +99,11 @@ impl Address for Addr4 {
     fn csum_words(self) -> u64 {
         u64::from(self.0)
     }
+
+    #[inline(always)]
+    fn words(self) -> [u64; 2] {
+        [u64::from(self.0), 0]
+    }
 }
 
 impl Address for Addr6 {
@@ -116,6 +124,11 @@ impl Address for Addr6 {
     fn csum_words(self) -> u64 {
         let half = |word: u64| (word & 0xffff_ffff) + (word >> 32);
         half(self.0[0]) + half(self.0[1])
+    }
+
+    #[inline(always)]
+    fn words(self) -> [u64; 2] {
+        self.0
     }
 }
 

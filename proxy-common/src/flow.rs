@@ -5,7 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{BackendRef, Family, Port, Protocol, ServiceId, V4, V6, layout::pod};
+use crate::{BackendRef, Family, Port, Protocol, ServiceId, V4, V6, filter::Place, layout::pod};
 
 /// Which hooks of a device an entry is for.
 ///
@@ -39,6 +39,15 @@ impl<F: Family> Tuple<F> {
     #[must_use]
     pub fn reversed(self) -> Self {
         Self { src: self.dst, dst: self.src, src_port: self.dst_port, dst_port: self.src_port }
+    }
+
+    /// The place in the service filter that says whether packets with this tuple may be known at a side.
+    #[inline(always)]
+    pub fn place(&self, side: Side) -> Place {
+        match side {
+            Side::Ingress => Place::of(self.dst, self.dst_port),
+            Side::Egress => Place::of(self.src, self.src_port),
+        }
     }
 }
 
@@ -75,6 +84,12 @@ impl<F: Family> FlowKey<F> {
     #[inline(always)]
     pub fn tuple(&self) -> Tuple<F> {
         Tuple { src: self.src, dst: self.dst, src_port: self.src_port, dst_port: self.dst_port }
+    }
+
+    /// The place in the service filter that must be marked while the entry is there.
+    #[inline(always)]
+    pub fn place(&self) -> Place {
+        self.tuple().place(if self.side == Side::Ingress as u8 { Side::Ingress } else { Side::Egress })
     }
 
     /// The key of the other direction, of a flow whose entry for this key is `flow`.

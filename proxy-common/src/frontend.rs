@@ -6,7 +6,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{Family, Port, Protocol, RangeWord, RowIndex, ServiceId, V4, V6, layout::pod};
+use crate::{Family, Port, Protocol, RangeWord, RowIndex, ServiceId, V4, V6, filter::Place, layout::pod};
 
 /// The key of `FRONTENDS_V4` (8 bytes) and `FRONTENDS_V6` (24 bytes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +30,12 @@ impl<F: Family> FrontendKey<F> {
     #[inline(always)]
     pub fn new(addr: F::Addr, port: Port, protocol: Protocol) -> Self {
         F::frontend_key(addr, port, protocol.to_wire())
+    }
+
+    /// The place in the service filter that must be marked while the frontend is there.
+    #[inline(always)]
+    pub fn place(&self) -> Place {
+        Place::of(self.addr, self.port)
     }
 }
 

@@ -14,6 +14,7 @@ mod addr;
 mod backend;
 mod counter;
 mod family;
+pub mod filter;
 mod flow;
 mod frontend;
 mod hash;

@@ -3,7 +3,7 @@
 //! The kernel keeps 15 bytes of a name. `docs/maps.md` has a row for each map: key, value, unit, writer, readers, eviction, memory.
 
 /// The version of all types in pinned maps. Maps of another version are not read: they are made anew beside the old ones.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// The most frontends of a family, unless the flag says otherwise.
 pub const DEFAULT_FRONTENDS: u32 = 65_536;
@@ -28,6 +28,8 @@ pub const BACKENDS_V4: &str = "BACKENDS_V4";
 pub const BACKENDS_V6: &str = "BACKENDS_V6";
 /// Which backends live: `BackendRef`, memory-mapped.
 pub const BACKEND_LIVE: &str = "BACKEND_LIVE";
+/// Which addresses and ports may be known: `Marks`, memory-mapped.
+pub const FILTER: &str = "FILTER";
 /// The flows of IPv4: `FlowKey` to `Flow`.
 pub const FLOWS_V4: &str = "FLOWS_V4";
 /// The flows of IPv6.
@@ -52,13 +54,14 @@ pub const REASONS: &str = "REASONS";
 pub const NODE: &str = "NODE";
 
 /// Every map.
-pub const ALL: [&str; 17] = [
+pub const ALL: [&str; 18] = [
     FRONTENDS_V4,
     FRONTENDS_V6,
     FRONTEND_ROWS,
     BACKENDS_V4,
     BACKENDS_V6,
     BACKEND_LIVE,
+    FILTER,
     FLOWS_V4,
     FLOWS_V6,
     SNAT_V4,

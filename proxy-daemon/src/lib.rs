@@ -14,6 +14,7 @@ pub mod maps;
 
 pub mod datapath;
 pub mod expiry;
+pub mod filter;
 pub mod reconcile;
 
 pub mod admin;

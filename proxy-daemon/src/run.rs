@@ -21,6 +21,7 @@ use crate::{
     config::{Config, Xdp},
     datapath::{self, Attacher, Clock, Exchanger},
     expiry::{Expiry, Fullness},
+    filter,
     maps::{KernelMaps, Pins},
     model,
     net::{self, LocalAddresses},
@@ -34,6 +35,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
 /// How often the flow tables are walked.
 const EXPIRY_EVERY: Duration = Duration::from_secs(5);
+/// After how many walks marks of the service filter are taken back.
+const FILTER_EVERY: u32 = 12;
 
 /// Runs the daemon until it is told to end. Traffic goes on afterwards.
 pub async fn run(config: Config) -> Result<()> {
@@ -267,10 +270,15 @@ fn spawn_expiry(pins: &Pins) -> Result<()> {
     let clock = Clock::open(&pins.programs())?;
     let work = move || {
         let mut fullness = [Fullness::default(); 2];
-        loop {
+        for walk in (1..=FILTER_EVERY).cycle() {
             thread::sleep(EXPIRY_EVERY);
             if let Err(error) = expire(&mut maps, &clock, &mut fullness) {
                 tracing::warn!(error = format!("{error:#}"), "flows could not be expired");
+            }
+            if walk == FILTER_EVERY
+                && let Err(error) = filter::round(&maps)
+            {
+                tracing::warn!(error = format!("{error:#}"), "marks of the service filter could not be taken back");
             }
         }
     };

@@ -9,6 +9,7 @@ use proxy_common::{Backend, BackendRef, Flow, FlowKey, FlowOwner, FlowState, Por
 
 use crate::{
     counters::{count, count_flow, count_packet},
+    filter::mark,
     ip::Ip,
     maps::{BACKEND_LIVE, Scratch},
     parse::Packet,
@@ -111,6 +112,7 @@ fn scratch<F: Ip>() -> Step<&'static mut Scratch<F>> {
 /// Inserts an entry where none is.
 #[inline(always)]
 fn insert_new<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) -> bool {
+    mark(key);
     F::flows().insert(key, flow, u64::from(BPF_NOEXIST)).is_ok()
 }
 

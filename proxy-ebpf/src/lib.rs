@@ -1,6 +1,6 @@
 //! The packet path: what happens to a packet at a hook, in the order in which it happens.
 //!
-//! `entry -> ctx -> parse -> flow (hit: translate, done) -> frontend -> select -> record flow -> translate -> verdict`
+//! `entry -> ctx -> parse -> filter -> flow (hit: translate, done) -> frontend -> select -> record flow -> translate -> verdict`
 //!
 //! The rules of this crate:
 //! * Everything is generic over the address family (`F`) and over where the packet lives (`C`), and inlined into its entry.
@@ -28,6 +28,8 @@ pub mod ctx;
 pub mod ip;
 
 pub mod parse;
+
+pub mod filter;
 
 pub mod flow;
 

@@ -9,7 +9,9 @@ use aya_ebpf::{
 };
 use proxy_common::{
     Backend, BackendRef, Family, Flow, FlowKey, FrontendKey, FrontendRef, FrontendRow, NodeRow, ServiceCounters, ServiceId, ServiceRow,
-    SnatSource, V4, V6, maps,
+    SnatSource, V4, V6,
+    filter::{Marks, ROWS as FILTER_ROWS},
+    maps,
 };
 
 /// Flag of the maps that the daemon writes through memory, and not by system calls.
@@ -75,6 +77,10 @@ pub static BACKENDS_V6: Backends<V6> = Backends::<V6>::new();
 /// Which lives of backends go on. Writer: daemon, one word at a time. Readers: ingress programs, for SYNs and datagrams of known flows.
 #[btf_map]
 pub static BACKEND_LIVE: Array<BackendRef, { maps::DEFAULT_BACKENDS as usize }, MMAPABLE> = Array::new();
+
+/// Which addresses and ports may be known. Writers: programs and the daemon, one byte at a time. Readers: all programs, once for each packet.
+#[btf_map]
+pub static FILTER: Array<Marks, { FILTER_ROWS as usize }, MMAPABLE> = Array::new();
 
 /// Known flows, two entries each. Writers: programs; the daemon removes what has expired. Evicts what was used least recently.
 #[btf_map]

@@ -4,6 +4,7 @@ use proxy_common::{Side, Tuple, reason::Reason};
 
 use crate::{
     ctx::PacketCtx,
+    filter::admit,
     flow,
     frontend::{self, Choice, Scope},
     ip::Ip,
@@ -17,6 +18,7 @@ use crate::{
 #[inline(always)]
 pub fn to_backend<F: Ip, C: PacketCtx>(ctx: &mut C, scope: Scope) -> Step<Verdict> {
     let packet = parse::<F, C>(ctx)?;
+    admit(&packet, Side::Ingress)?;
     if let Some(to) = flow::find(&packet, Side::Ingress) {
         return translate(ctx, &packet, &to);
     }
@@ -41,6 +43,7 @@ pub fn early<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
 #[inline(always)]
 fn early_way<F: Ip, C: PacketCtx>(ctx: &C) -> Option<(Packet<F>, Tuple<F>)> {
     let packet = parse::<F, C>(ctx).ok()?;
+    admit(&packet, Side::Ingress).ok()?;
     if has_begun_checksum(ctx, &packet).ok()? {
         return None;
     }
@@ -64,6 +67,7 @@ fn start_early<F: Ip>(packet: &Packet<F>) -> Option<Tuple<F>> {
 #[inline(always)]
 pub fn from_backend<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
     let packet = parse::<F, C>(ctx)?;
+    admit(&packet, Side::Egress)?;
     let to = flow::find(&packet, Side::Egress).ok_or(Stop::Pass(Reason::NoService))?;
     translate(ctx, &packet, &to)
 }

@@ -13,7 +13,7 @@ use aya::{
 use bytemuck::Pod;
 use proxy_common::{
     Backend, BackendRef, Flow, FlowKey, FrontendKey, FrontendRef, FrontendRow, NodeRow, ServiceCounters, ServiceId, ServiceRow, SnatSource,
-    V4, V6, maps, reason::Reason,
+    V4, V6, filter::Marks, maps, reason::Reason,
 };
 use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 use serde_json::{Value, json};
@@ -95,6 +95,7 @@ pub(super) fn dump(pins: &Pins, name: &str, format: Format) -> Result<()> {
         maps::BACKENDS_V4 => array::<Backend<V4>>(dir, name, format),
         maps::BACKENDS_V6 => array::<Backend<V6>>(dir, name, format),
         maps::BACKEND_LIVE => array::<BackendRef>(dir, name, format),
+        maps::FILTER => array::<Marks>(dir, name, format),
         maps::FLOWS_V4 => hash::<FlowKey<V4>, Flow<V4>>(dir, name, format),
         maps::FLOWS_V6 => hash::<FlowKey<V6>, Flow<V6>>(dir, name, format),
         maps::SNAT_V4 => array::<SnatSource<V4>>(dir, name, format),

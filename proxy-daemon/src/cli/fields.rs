@@ -4,7 +4,7 @@
 
 use proxy_common::{
     Address as _, Backend, BackendRef, Family, Flow, FlowKey, FlowState, FrontendKey, FrontendRef, FrontendRow, NodeRow, Range, RangeWord,
-    ServiceCounters, ServiceId, ServiceRow, SnatSource,
+    ServiceCounters, ServiceId, ServiceRow, SnatSource, filter::Marks,
 };
 use serde_json::{Value, json};
 
@@ -28,6 +28,12 @@ impl Fields for u64 {
 }
 
 impl Fields for ServiceId {
+    fn fields(&self) -> Value {
+        json!(self.0)
+    }
+}
+
+impl Fields for Marks {
     fn fields(&self) -> Value {
         json!(self.0)
     }

@@ -37,6 +37,12 @@ where
         self.map.iter().filter_map(|entry| entry.ok().map(|(key, flow)| (key.0, flow.0))).take(most)
     }
 
+    /// The keys of all entries. Where the one goes that the walk stands at, it begins anew; at its end it has seen every entry that was there
+    /// all the time.
+    pub fn keys(&self) -> impl Iterator<Item = Result<FlowKey<F>, Error>> + '_ {
+        self.map.keys().map(|key| key.map(|key| key.0).map_err(|source| Error::Read { map: self.name, source }))
+    }
+
     /// The entry of a key, if it is there.
     pub fn get(&self, key: &FlowKey<F>) -> Option<Flow<F>> {
         self.map.get(&Row(*key), 0).ok().map(|flow| flow.0)

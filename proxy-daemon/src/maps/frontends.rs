@@ -4,7 +4,7 @@ use std::path::Path;
 
 use aya::maps::{HashMap, MapData};
 use bytemuck::Pod;
-use proxy_common::{Address as _, Family, FrontendKey, FrontendRef, Port, Protocol};
+use proxy_common::{Address as _, Family, FrontendKey, FrontendRef, Port, Protocol, filter::Place};
 
 use super::{Error, Row, open_as};
 use crate::model::FrontendAddr;
@@ -38,6 +38,11 @@ where
         Ok(Row(FrontendKey::new(ip, Port::from_host(addr.port), addr.protocol)))
     }
 
+    /// Where the service filter says that the frontend may be there.
+    pub(super) fn place(&self, addr: &FrontendAddr) -> Result<Place, Error> {
+        Ok(self.key(addr)?.0.place())
+    }
+
     pub(super) fn insert(&mut self, addr: &FrontendAddr, value: FrontendRef) -> Result<(), Error> {
         let key = self.key(addr)?;
         self.map.insert(key, Row(value), BPF_NOEXIST).map_err(|source| Error::Write { map: self.name, source })
@@ -55,6 +60,11 @@ where
     /// What a frontend leads to, if it is there.
     pub fn get(&self, key: &FrontendKey<F>) -> Option<FrontendRef> {
         self.map.get(&Row(*key), 0).ok().map(|value| value.0)
+    }
+
+    /// The keys of all frontends.
+    pub fn keys(&self) -> impl Iterator<Item = Result<FrontendKey<F>, Error>> + '_ {
+        self.map.keys().map(|key| key.map(|key| key.0).map_err(|source| Error::Read { map: self.name, source }))
     }
 
     /// All frontends. A key that is none, which only another program can have put there, is left out.

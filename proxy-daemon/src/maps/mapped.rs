@@ -11,7 +11,7 @@ use std::{
     os::fd::AsFd as _,
     path::Path,
     ptr::NonNull,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
 };
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -93,6 +93,21 @@ impl<T: bytemuck::Pod> MappedArray<T> {
         // SAFETY: a word of the mapping; the fields that are published are aligned to four bytes.
         unsafe { word_at.as_ref() }.store(word, Ordering::Release);
         Ok(())
+    }
+
+    /// Stores a byte of a row, after all that was written before.
+    pub fn publish_u8(&self, index: u32, offset: usize, byte: u8) -> Result<(), Error> {
+        let byte_at = self.at(index, offset)?.cast::<AtomicU8>();
+        // SAFETY: a byte of the mapping.
+        unsafe { byte_at.as_ref() }.store(byte, Ordering::Release);
+        Ok(())
+    }
+
+    /// Stores a byte of a row if another one is still there. Yields whether it was.
+    pub fn exchange_u8(&self, index: u32, offset: usize, old: u8, new: u8) -> Result<bool, Error> {
+        let byte_at = self.at(index, offset)?.cast::<AtomicU8>();
+        // SAFETY: as in `publish_u8`.
+        Ok(unsafe { byte_at.as_ref() }.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok())
     }
 
     /// The rows that are in use, with their indices.

@@ -6,6 +6,7 @@
 
 mod counters;
 mod error;
+mod filter;
 mod flows;
 mod frontends;
 mod mapped;
@@ -16,18 +17,23 @@ use std::{net::IpAddr, path::Path};
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use proxy_common::{
-    Backend, BackendRef, Family, FrontendRow, NodeRow, RangeWord, ServiceCounters, ServiceId, ServiceRow, SnatSource, V4, V6, maps,
+    Backend, BackendRef, Family, FrontendKey, FrontendRef, FrontendRow, NodeRow, RangeWord, ServiceCounters, ServiceId, ServiceRow,
+    SnatSource, V4, V6, maps,
 };
 
 pub use self::{
     error::Error,
+    filter::Filter,
     flows::FlowTable,
     frontends::FrontendTable,
     mapped::MappedArray,
     pins::{Direction, Pins, names_in},
     row::Row,
 };
-use crate::tables::{Change, Scope, Sizes, Snapshot};
+use crate::{
+    model::FrontendAddr,
+    tables::{Change, Scope, Sizes, Snapshot},
+};
 
 /// Where changes are applied: the kernel, or what stands in for it in a test.
 pub trait Maps {
@@ -48,6 +54,8 @@ pub struct KernelMaps {
     backends4: MappedArray<Backend<V4>>,
     backends6: MappedArray<Backend<V6>>,
     live: MappedArray<BackendRef>,
+    /// Which addresses and ports may be known.
+    pub filter: Filter,
     services: HashMap<MapData, Row<ServiceId>, Row<ServiceRow>>,
     services_capacity: u32,
     /// The flows of IPv4.
@@ -83,6 +91,23 @@ fn read_node(node: &Array<MapData, Row<NodeRow>>) -> Result<NodeRow, Error> {
     node.get(&0, 0).map(|row| row.0).map_err(|source| Error::Read { map: maps::NODE, source })
 }
 
+/// Inserts a frontend, which packets find only where the filter is marked.
+fn insert_frontend<F: Family>(
+    filter: &Filter,
+    frontends: &mut FrontendTable<F>,
+    addr: &FrontendAddr,
+    value: FrontendRef,
+) -> Result<(), Error>
+where
+    FrontendKey<F>: bytemuck::Pod,
+{
+    let place = frontends.place(addr)?;
+    filter.mark(place)?;
+    frontends.insert(addr, value)?;
+    // Once more, for the case that this thread stood still so long that the mark was taken for one of something that is gone.
+    filter.mark(place)
+}
+
 impl KernelMaps {
     /// Opens the maps that are pinned there.
     pub fn open(pins: &Pins) -> Result<Self, Error> {
@@ -94,6 +119,7 @@ impl KernelMaps {
             backends4: MappedArray::open(dir, maps::BACKENDS_V4)?,
             backends6: MappedArray::open(dir, maps::BACKENDS_V6)?,
             live: MappedArray::open(dir, maps::BACKEND_LIVE)?,
+            filter: Filter::open(dir)?,
             services: open_as(dir, maps::SERVICES)?,
             services_capacity: capacity(dir, maps::SERVICES)?,
             flows4: FlowTable::open(dir, maps::FLOWS_V4)?,
@@ -192,8 +218,8 @@ impl Maps for KernelMaps {
             Change::RowFlags { row, flags } => self.rows.publish_u32(row.0, core::mem::offset_of!(FrontendRow, flags), flags.0),
             Change::Affinity { row, secs } => self.rows.publish_u32(row.0, core::mem::offset_of!(FrontendRow, affinity_secs), *secs),
             Change::InsertFrontend { addr, value } => match addr.addr {
-                IpAddr::V4(_) => self.frontends4.insert(addr, *value),
-                IpAddr::V6(_) => self.frontends6.insert(addr, *value),
+                IpAddr::V4(_) => insert_frontend(&self.filter, &mut self.frontends4, addr, *value),
+                IpAddr::V6(_) => insert_frontend(&self.filter, &mut self.frontends6, addr, *value),
             },
             Change::RemoveFrontend { addr } => match addr.addr {
                 IpAddr::V4(_) => self.frontends4.remove(addr),

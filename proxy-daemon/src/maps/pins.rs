@@ -1,7 +1,7 @@
 //! Where things are pinned below the daemon's folder in bpffs, and what they are called there.
 //!
 //! Everything lies in a folder of the layout's version, so that another version of the types finds nothing it would misread:
-//! `v1/maps/NAME`, `v1/links/IFINDEX-ingress`, `v1/programs/NAME`.
+//! `vLAYOUT/maps/NAME`, `vLAYOUT/links/IFINDEX-ingress`, `vLAYOUT/programs/NAME`.
 
 use std::{
     fmt, fs, io,

@@ -6,7 +6,7 @@
 mod raw;
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::AsFd as _,
     time::{Duration, Instant},
 };
@@ -17,11 +17,15 @@ use aya::{
     programs::{ProgramFd, ProgramInfo, TestRun as _, TestRunOptions},
 };
 use bytemuck::{Pod, Zeroable as _};
-use proxy_common::{Address as _, Family, Flow, FlowKey, Port, ServiceCounters, SnatSource, V4, V6, maps as names, reason::Reason};
+use proxy_common::{
+    Addr4, Addr6, Address as _, Family, Flow, FlowKey, Port, ServiceCounters, SnatSource, V4, V6, filter::Place, maps as names,
+    reason::Reason,
+};
 use proxy_daemon::{
     config::Sizes,
     datapath::{self, Clock, Datapath},
     expiry::Expiry,
+    filter,
     maps::{Direction, FlowTable, FrontendTable, KernelMaps, Maps as _, Pins, Row},
     model::ServicePortName,
     net::Role,
@@ -254,6 +258,21 @@ impl TestNode {
             self.remove_flow(&key)?;
         }
         Ok(())
+    }
+
+    /// Takes marks of the service filter back as the daemon does.
+    pub fn age_filter(&self) -> Result<()> {
+        Ok(filter::round(&self.maps)?)
+    }
+
+    /// Whether the service filter has a mark at the place of an address and a port.
+    pub fn is_marked(&self, end: SocketAddr) -> Result<bool> {
+        let port = Port::from_host(end.port());
+        let place = match end.ip() {
+            IpAddr::V4(ip) => Place::of(Addr4::from_wire(ip.octets()), port),
+            IpAddr::V6(ip) => Place::of(Addr6::from_wire(ip.octets()), port),
+        };
+        Ok(self.maps.filter.is_marked(place)?)
     }
 
     /// Makes every flow entry of a family older by so many seconds.

@@ -14,6 +14,8 @@ mod early;
 #[cfg(test)]
 mod expiring;
 #[cfg(test)]
+mod filter;
+#[cfg(test)]
 mod garbage;
 #[cfg(test)]
 mod hammer;
