@@ -13,7 +13,10 @@ use std::time::Duration;
 use bytemuck::Pod;
 use proxy_common::{Family, Flow, FlowKey, FlowState, FrontendKey, Protocol};
 
-use crate::maps::{Error, FlowTable, FrontendTable};
+use crate::{
+    fullness::Fullness,
+    maps::{Error, FlowTable, FrontendTable},
+};
 
 const TCP_UNANSWERED: Duration = Duration::from_mins(2);
 const TCP_ESTABLISHED: Duration = Duration::from_hours(24);
@@ -35,22 +38,6 @@ pub struct Expiry<'a, F: Family> {
     pub now: u32,
     /// How many jiffies a second has.
     pub hz: u32,
-}
-
-/// Whether a table is nearly full, so that this is said once and not at each walk.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Fullness {
-    is_full: bool,
-}
-
-impl Fullness {
-    /// Takes in how full a table is now. True says that it has become nearly full.
-    fn is_news(&mut self, entries: u64, capacity: u64) -> bool {
-        let was_full = self.is_full;
-        // Not full again before it was clearly less full.
-        self.is_full = entries * 10 > capacity * if was_full { 7 } else { 9 };
-        self.is_full && !was_full
-    }
 }
 
 /// What one walk through a table has found.
@@ -193,13 +180,6 @@ mod tests {
             assert_eq!(patience(protocol, other, Some(one)), expected, "{protocol} {other:?} {one:?}");
         }
         assert_eq!(patience(Protocol::Udp, FlowState::NEW, None), UDP_UNANSWERED);
-    }
-
-    #[test]
-    fn a_full_table_is_news_once() {
-        let mut fullness = Fullness::default();
-        let said: Vec<bool> = [50, 90, 91, 100, 80, 95, 70, 95].iter().map(|entries| fullness.is_news(*entries, 100)).collect();
-        assert_eq!(said, [false, false, true, false, false, false, false, true]);
     }
 
     #[test]

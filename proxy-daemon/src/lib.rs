@@ -15,6 +15,7 @@ pub mod maps;
 pub mod datapath;
 pub mod expiry;
 pub mod filter;
+pub mod fullness;
 pub mod reconcile;
 
 pub mod admin;

@@ -12,10 +12,11 @@ use std::{
 };
 
 use crate::{
+    fullness::Fullness,
     maps::{self, Maps},
-    model::{Change, Model, ServicePortName},
+    model::{Change, Model, Notice, ServicePortName},
     plan::{NodeFacts, plan},
-    tables::{self, Sizes, Tables, Usage},
+    tables::{self, Fill, Sizes, Tables, Usage},
 };
 
 /// What a round has done.
@@ -45,6 +46,7 @@ pub struct Reconciler<M> {
     /// Those with a change that the kernel refused, the last to fail last, with the message that was logged.
     failed: Vec<(ServicePortName, String)>,
     noticed: BTreeSet<ServicePortName>,
+    fullness: BTreeMap<&'static str, Fullness>,
 }
 
 impl<M: Maps> Reconciler<M> {
@@ -63,6 +65,7 @@ impl<M: Maps> Reconciler<M> {
             refused: BTreeMap::new(),
             failed: Vec::new(),
             noticed: BTreeSet::new(),
+            fullness: BTreeMap::new(),
         }
     }
 
@@ -114,7 +117,11 @@ impl<M: Maps> Reconciler<M> {
             return round;
         }
         for notice in self.model.take_notices() {
-            tracing::warn!("{notice}");
+            match notice {
+                Notice::Conflict(_) => tracing::warn!("{notice}"),
+                // It may be on its way.
+                Notice::NoService(_) => tracing::debug!("{notice}"),
+            }
         }
         self.pending.append(&mut self.model.take_dirty());
         if let Err(error) = self.adopt() {
@@ -136,7 +143,18 @@ impl<M: Maps> Reconciler<M> {
             self.failed.retain(|(failed, _)| *failed != name);
         }
         round.retry = !self.failed.is_empty();
+        self.note_fullness();
         round
+    }
+
+    /// Warns of a map that is nearly full while there is room in it.
+    fn note_fullness(&mut self) {
+        let fills = self.usage().map(|usage| usage.fills());
+        for (map, flag, Fill { used, max }) in fills.into_iter().flatten() {
+            if self.fullness.entry(map).or_default().is_news(used.into(), max.into()) {
+                tracing::warn!(map, used, max, "a map is nearly full: services that do not fit will not be served; {flag} makes it larger");
+            }
+        }
     }
 
     /// Lets the next round try again what the kernel has refused.
@@ -200,7 +218,7 @@ impl<M: Maps> Reconciler<M> {
         for change in &changes {
             self.maps.apply(change).map_err(Failure::Maps)?;
         }
-        if self.refused.remove(name).is_some() {
+        if self.refused.remove(name).is_some() && plan.is_some() {
             tracing::info!(service = %name, "the service is served now");
         }
         match plan {
@@ -214,13 +232,18 @@ impl<M: Maps> Reconciler<M> {
         Ok(changes.len())
     }
 
-    /// Says once why a service port is not served as it should be.
+    /// Says once why a service port is not served as it should be: as a warning, unless others share the reason.
     fn note_refusal(&mut self, name: &ServicePortName, error: &tables::Error) {
         let message = error.to_string();
-        if self.refused.get(name) != Some(&message) {
-            tracing::warn!(service = %name, error = message, "the service cannot be served as it is now; what was loaded of it before stays");
-            self.refused.insert(name.clone(), message);
+        if self.refused.get(name) == Some(&message) {
+            return;
         }
+        if self.refused.values().any(|known| *known == message) {
+            tracing::info!(service = %name, "the service cannot be served either");
+        } else {
+            tracing::warn!(service = %name, error = message, "the service cannot be served as it is now; what was loaded of it before stays");
+        }
+        self.refused.insert(name.clone(), message);
     }
 
     /// Says why the kernel refused a change of a service port, once while it is the same, and puts the service port last.

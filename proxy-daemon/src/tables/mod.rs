@@ -24,7 +24,7 @@ mod wanted;
 use std::{collections::BTreeMap, time::Instant};
 
 use bytemuck::Zeroable as _;
-use proxy_common::{BackendRef, FrontendRow, RowIndex, ServiceId, SlotRange};
+use proxy_common::{BackendRef, FrontendRow, RowIndex, ServiceId, SlotRange, maps};
 
 pub use self::change::{Change, Scope, Snapshot};
 use self::{
@@ -88,6 +88,21 @@ pub struct Usage {
     pub live: Fill,
     /// Service ids.
     pub services: Fill,
+}
+
+impl Usage {
+    /// Each map's fill, with its name and the flag that makes it larger.
+    pub const fn fills(&self) -> [(&'static str, &'static str, Fill); 7] {
+        [
+            (maps::FRONTENDS_V4, "--frontends", self.frontends4),
+            (maps::FRONTENDS_V6, "--frontends", self.frontends6),
+            (maps::FRONTEND_ROWS, "--frontends", self.rows),
+            (maps::BACKENDS_V4, "--backends", self.slots4),
+            (maps::BACKENDS_V6, "--backends", self.slots6),
+            (maps::BACKEND_LIVE, "--backends", self.live),
+            (maps::SERVICES, "--services", self.services),
+        ]
+    }
 }
 
 /// Why a service port cannot be brought to its plan. What was loaded of it before stays as it is.

@@ -5,6 +5,7 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::{
     authentication::v1::{TokenRequest, TokenRequestSpec},
     core::v1::ServiceAccount,
@@ -21,6 +22,8 @@ use crate::netns::Netns;
 
 /// For connecting, and again for the answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How many requests are under way where there are many.
+const AT_A_TIME: usize = 16;
 const MANAGER: &str = "testbed";
 
 /// One client with its connections. After a restart of the server a new one is wanted.
@@ -50,6 +53,20 @@ impl Api {
     pub fn create(&self, object: &Value) -> Result<Value> {
         let new = serde_json::from_value(object.clone()).context("reading the object")?;
         self.with("making", object, async |objects, _| objects.create(&PostParams::default(), &new).await)
+    }
+
+    /// Makes many objects that are not there yet, some at a time.
+    pub fn create_all(&self, new: &[Value]) -> Result<()> {
+        for some in new.chunks(AT_A_TIME * 16) {
+            let create = async |object: &Value| {
+                let (resource, name, namespace) = identity(object)?;
+                let new = serde_json::from_value(object.clone()).context("reading the object")?;
+                let made = objects(self.client(), &resource, namespace).create(&PostParams::default(), &new).await;
+                made.map(drop).with_context(|| format!("making {} {name}", resource.kind))
+            };
+            self.run(async || stream::iter(some.iter().map(create)).buffer_unordered(AT_A_TIME).try_collect::<()>().await)??;
+        }
+        Ok(())
     }
 
     /// Makes an object, or makes it what the value says: fields that were set here before and are no longer go.

@@ -119,11 +119,8 @@ impl Scene {
 
     /// Adds Services until there are as many beside those that are measured, and waits until every contender has them.
     pub(super) fn grow_to(&mut self, services: u32) -> Result<()> {
-        for number in self.services..services {
-            for object in filler(number) {
-                self.control.api().create(&object)?;
-            }
-        }
+        let fillers: Vec<_> = (self.services..services).flat_map(filler).collect();
+        self.control.api().create_all(&fillers)?;
         self.services = self.services.max(services);
         // Whoever serves what was made last has all of them.
         self.growths += 1;
@@ -179,7 +176,7 @@ fn publish(control: &ControlPlane, name: &str, addrs: Addrs, pod: &Pod) -> Resul
     let service = Service::named(name).cluster_ips(addrs).port(IPERF, IPERF).port(RESPONDER, RESPONDER);
     let service = service.with("ipFamilyPolicy", json!("RequireDualStack"));
     let objects = service.with_endpoints(&[Endpoint::pod(pod)]);
-    objects.iter().try_for_each(|object| control.api().create(object).map(drop))
+    control.api().create_all(&objects)
 }
 
 /// A Service with one backend that nobody asks, as objects.
