@@ -1,0 +1,186 @@
+//! Rounds against maps in memory that may refuse.
+
+use std::{net::SocketAddr, thread, time::Duration};
+
+use aya::maps::MapError;
+
+use super::*;
+use crate::{
+    model::{Event, convert},
+    tables::{
+        Snapshot,
+        tests::kernel::{Kernel, Outcome},
+    },
+};
+
+const SIZES: Sizes = Sizes { frontends: 64, rows: 128, backends: 1024, live: 1024, services: 64 };
+
+/// Maps that refuse the n-th change from now, once, and frontends of some addresses, always. Reading them takes a while.
+#[derive(Clone, Default)]
+struct Fake {
+    kernel: Kernel,
+    refuse_in: Option<usize>,
+    refused: Vec<IpAddr>,
+    applied: usize,
+    read_time: Duration,
+}
+
+impl Maps for Fake {
+    fn apply(&mut self, change: &tables::Change) -> Result<(), maps::Error> {
+        let never = matches!(change, tables::Change::InsertFrontend { addr, .. } if self.refused.contains(&addr.addr));
+        if never || self.refuse_in == Some(0) {
+            self.refuse_in = None;
+            return Err(maps::Error::Write { map: "TEST", source: MapError::KeyNotFound });
+        }
+        self.refuse_in = self.refuse_in.map(|left| left - 1);
+        self.applied += 1;
+        self.kernel.apply(change, Instant::now());
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, maps::Error> {
+        let snapshot = self.kernel.snapshot();
+        thread::sleep(self.read_time);
+        Ok(snapshot)
+    }
+}
+
+fn yaml<T: serde::de::DeserializeOwned>(text: &str) -> T {
+    serde_yaml_ng::from_str(text).unwrap()
+}
+
+fn service(name: &str, ip: &str) -> Change {
+    let text = format!(
+        "{{metadata: {{name: {name}, namespace: d}}, spec: {{type: ClusterIP, clusterIP: {ip}, clusterIPs: [{ip}], ports: [{{port: 80}}]}}}}"
+    );
+    Change::Service(Event::Applied(convert::service(&yaml(&text)).object.unwrap()))
+}
+
+fn slice(service: &str, backends: &[&str]) -> Change {
+    let endpoints: Vec<_> = backends.iter().map(|addr| format!("{{addresses: [{addr}], nodeName: n1}}")).collect();
+    let text = format!(
+        "{{metadata: {{name: {service}-1, namespace: d, labels: {{kubernetes.io/service-name: {service}}}}}, addressType: IPv4, \
+         ports: [{{name: '', port: 8080, protocol: TCP}}], endpoints: [{}]}}",
+        endpoints.join(", ")
+    );
+    Change::Slice(Event::Applied(convert::endpoint_slice(&yaml(&text)).object.unwrap()))
+}
+
+fn listed() -> [Change; 3] {
+    [Change::Service(Event::Reset(vec![])), Change::Slice(Event::Reset(vec![])), Change::Node(Event::Reset(vec![]))]
+}
+
+fn reconciler(maps: Fake, changes: impl IntoIterator<Item = Change>) -> Reconciler<Fake> {
+    let mut reconciler = Reconciler::new("n1".to_owned(), SIZES, maps);
+    for change in listed().into_iter().chain(changes) {
+        reconciler.change(change);
+    }
+    reconciler
+}
+
+fn outcome(kernel: &Kernel, ip: &str) -> Outcome {
+    let addr = crate::model::FrontendAddr { addr: ip.parse().unwrap(), port: 80, protocol: proxy_common::Protocol::Tcp };
+    kernel.resolve(&addr, tables::Scope::Internal)
+}
+
+fn backends(kernel: &Kernel, ip: &str) -> Vec<SocketAddr> {
+    let Outcome::Backends(_, backends) = outcome(kernel, ip) else { panic!("{ip} leads to no backend") };
+    backends
+}
+
+#[test]
+fn nothing_is_written_before_every_kind_has_listed() {
+    let mut reconciler = Reconciler::new("n1".to_owned(), SIZES, Fake::default());
+    let [services, slices, node] = listed();
+    for change in [service("web", "10.96.0.1"), services, node] {
+        reconciler.change(change);
+        assert_eq!(reconciler.round(), Round::default());
+    }
+    assert!(!reconciler.is_synced());
+    reconciler.change(slices);
+    reconciler.round();
+    assert!(reconciler.is_synced());
+}
+
+#[test]
+fn a_change_that_the_kernel_refuses_anywhere_is_made_good() {
+    let mut refused_at = 0;
+    loop {
+        let maps = Fake { refuse_in: Some(refused_at), ..Fake::default() };
+        let mut reconciler = reconciler(maps, [service("web", "10.96.0.1"), slice("web", &["10.0.0.1", "10.0.0.2"])]);
+        let first = reconciler.round();
+        if first.retry {
+            reconciler.retry();
+            assert!(!reconciler.round().retry);
+        }
+        assert_eq!(backends(&reconciler.maps.kernel, "10.96.0.1").len(), 2, "refused at {refused_at}");
+        if !first.retry {
+            break;
+        }
+        refused_at += 1;
+    }
+    assert!(refused_at > 3, "there were changes to refuse");
+}
+
+#[test]
+fn what_went_while_the_daemon_was_down_is_removed_and_the_rest_untouched() {
+    let both = [service("web", "10.96.0.1"), slice("web", &["10.0.0.1"]), service("old", "10.96.0.2"), slice("old", &["10.0.0.2"])];
+    let mut before = reconciler(Fake::default(), both);
+    before.round();
+    let maps = Fake { applied: 0, ..before.maps.clone() };
+    let [web, web_slice] = [service("web", "10.96.0.1"), slice("web", &["10.0.0.1"])];
+    let mut after = reconciler(maps, [web, web_slice]);
+    after.round();
+    assert_eq!(outcome(&after.maps.kernel, "10.96.0.2"), Outcome::NoService);
+    assert_eq!(backends(&after.maps.kernel, "10.96.0.1"), backends(&before.maps.kernel, "10.96.0.1"));
+}
+
+#[test]
+fn what_the_kernel_never_takes_keeps_no_other_from_being_served() {
+    let [a, b, c, d] = ["10.96.0.1", "10.96.0.2", "10.96.0.3", "10.96.0.4"];
+    let both = [a, b].map(|ip| ip.parse().unwrap()).to_vec();
+    let maps = Fake { refused: both, ..Fake::default() };
+    let mut reconciler = reconciler(maps, [service("a", a), service("b", b), service("c", c)]);
+    let served = |reconciler: &Reconciler<Fake>, ip| outcome(&reconciler.maps.kernel, ip) == Outcome::Reject;
+    for _ in 0..3 {
+        assert!(reconciler.round().retry);
+    }
+    assert!(served(&reconciler, c));
+
+    // Only what changes is planned while they wait.
+    reconciler.change(service("d", d));
+    assert_eq!(reconciler.round().planned, 1);
+    assert!(served(&reconciler, d));
+
+    // The last to fail comes last: neither stands in the other's way.
+    reconciler.maps.refused.retain(|ip| ip.to_string() == a);
+    for _ in 0..2 {
+        reconciler.retry();
+        assert!(reconciler.round().retry);
+    }
+    assert!(served(&reconciler, b) && !served(&reconciler, a));
+
+    reconciler.maps.refused.clear();
+    reconciler.retry();
+    assert!(!reconciler.round().retry);
+    assert!(served(&reconciler, a));
+}
+
+#[test]
+fn what_is_free_rests_from_when_the_maps_were_read() {
+    let sizes = Sizes { rows: 2, ..SIZES };
+    let [a, b, c] = [service("a", "10.96.0.1"), service("b", "10.96.0.2"), service("c", "10.96.0.3")];
+    let mut before = reconciler(Fake::default(), [a, b.clone()]);
+    before.sizes = sizes;
+    before.round();
+    before.change(Change::Service(Event::Reset(vec![])));
+    before.change(b.clone());
+    before.round();
+
+    let maps = Fake { read_time: Duration::from_secs(2), ..before.maps.clone() };
+    let mut after = reconciler(maps, [b, c]);
+    after.sizes = sizes;
+    after.round();
+    assert_eq!(outcome(&after.maps.kernel, "10.96.0.2"), Outcome::Reject);
+    assert_eq!(outcome(&after.maps.kernel, "10.96.0.3"), Outcome::NoService, "the row may still be read");
+}
