@@ -147,6 +147,14 @@ mod tests {
     }
 
     #[test]
+    fn tests_in_a_file_of_their_own_may_see_all_and_the_code_around_their_name_may_not() {
+        let text = "#[cfg(test)]\nmod tests;\n\nuse crate::maps::X;\n";
+        assert_eq!(check_one("proxy-daemon/src/tables/mod.rs", text).len(), 1);
+        assert!(check_one("proxy-daemon/src/tables/tests.rs", text).is_empty());
+        assert!(check_one("proxy-daemon/src/tables/tests/laws.rs", text).is_empty());
+    }
+
+    #[test]
     fn what_puts_stages_together_may_see_all() {
         assert!(check_one("proxy-daemon/src/run.rs", "use crate::{maps, plan, source};\n").is_empty());
     }

@@ -16,6 +16,9 @@ mod maps;
 mod size;
 mod words;
 
+/// How unit tests at a file's end begin.
+const UNIT_TESTS: &str = "#[cfg(test)]\nmod tests {";
+
 /// A text file of the tree, by its path from the root.
 pub(crate) struct Source {
     pub(crate) path: String,
@@ -39,10 +42,11 @@ impl Source {
         Path::new(&self.path).extension().is_some_and(|extension| extension == "rs")
     }
 
-    /// Lines of code with their numbers: what comments and the unit tests at a file's end say does not count.
+    /// Lines of code with their numbers: what comments and unit tests say does not count, be those at the file's end or the file itself.
     pub(crate) fn code(&self) -> impl Iterator<Item = (usize, &str)> {
-        let lines = self.text.lines().take_while(|line| line.trim() != "#[cfg(test)]");
-        let code = lines.map(|line| line.split_once("//").map_or(line, |(code, _)| code));
+        let is_tests = Path::new(&self.path).components().any(|part| matches!(part.as_os_str().to_str(), Some("tests" | "tests.rs")));
+        let end = if is_tests { 0 } else { self.text.find(UNIT_TESTS).unwrap_or(self.text.len()) };
+        let code = self.text[..end].lines().map(|line| line.split_once("//").map_or(line, |(code, _)| code));
         (1..).zip(code).filter(|(_, line)| !line.trim().is_empty())
     }
 }
