@@ -1,27 +1,26 @@
 //! Frames of no sense: no program does anything to them but pass, drop, refuse or translate, and all of it correctly.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, env, net::SocketAddr};
 
-use proxy_common::{
-    Protocol,
-    reason::{Class, Reason},
-};
+use proxy_common::{Protocol, reason::Reason};
 use proxy_daemon::maps::Direction;
 use shunt_tests::{
     Family, addr, gate,
+    gate::Need,
     objects::Endpoint,
-    packet::verify_checksums,
-    rows,
-    test_run::{NEEDS, Ran, TestNode, Verdict},
+    rows::{self, Cluster},
+    test_run::{NEEDS, NEEDS_SUM, Ran, TestNode, Verdict},
     tracer::Hook,
 };
 
 use crate::{
+    judge::{Case, Judge, uplink},
     no_ethernet::{ETHERNET, marked},
     noise::{Garbage, SHORTEST},
 };
 
-const FRAMES: u32 = 20_000;
+/// How many frames all tests here share, unless the environment says otherwise.
+const FRAMES: u32 = 40_000;
 /// A Service whose backend has an address that the test run takes for an ethertype.
 const MARKED: u8 = 20;
 
@@ -35,27 +34,31 @@ fn is_taken(frame: &[u8]) -> bool {
     frame.len() >= shortest
 }
 
+/// A fourth of them: each test sends its frames through two sets of programs.
+fn frames() -> u32 {
+    let wanted = env::var("SHUNT_GARBAGE").map(|frames| frames.parse().expect("SHUNT_GARBAGE is a number"));
+    wanted.unwrap_or(FRAMES).div_ceil(4)
+}
+
 #[test]
 fn programs_with_ethernet_take_any_frame() {
     if gate::skip(NEEDS) {
         return;
     }
-    let mut garbage = Garbage::new(1, rows::all().into_iter().map(|row| row.frame).collect());
-    let mut node = node();
-    let before = node.control_rows().unwrap();
-    let mut counted = Counted::default();
-    for _ in 0..FRAMES {
-        let frame = garbage.frame();
-        for hook in Hook::ALL.into_iter().filter(|_| is_taken(&frame)) {
-            // An error is a frame that the test run itself refuses, or a verdict that is none.
-            let ran = node.run(hook, &frame).unwrap();
-            let reasons = counted.take(&mut node);
-            check_fate(&frame, &ran, &reasons);
-            check_ethernet(&frame, &ran);
+    for (seed, make) in (1..).zip([TestNode::new, TestNode::with_helpers]) {
+        let mut garbage = Garbage::new(seed, rows::all().into_iter().map(|row| row.frame).collect());
+        let mut run = Run::new(make);
+        for _ in 0..frames() {
+            let frame = garbage.frame();
+            if is_taken(&frame) {
+                run.xdp(&frame);
+                for hook in Hook::ALL {
+                    run.tc(hook, &frame);
+                }
+            }
         }
+        run.finish(&[Reason::Hairpin, Reason::XdpTranslated]);
     }
-    assert_eq!(node.control_rows().unwrap(), before);
-    counted.assert_all_ways_were_gone(&[Reason::Hairpin]);
 }
 
 #[test]
@@ -63,30 +66,78 @@ fn programs_without_ethernet_take_any_packet() {
     if gate::skip(NEEDS) {
         return;
     }
-    let mut garbage = Garbage::new(2, marked_frames());
-    let mut node = node();
-    let before = node.control_rows().unwrap();
-    let mut counted = Counted::default();
-    let mut translated = [0; 2];
-    for _ in 0..FRAMES {
-        let frame = garbage.frame();
-        for (direction, translated) in Direction::ALL.into_iter().zip(&mut translated) {
+    for (seed, make) in (3..).zip([TestNode::new, TestNode::with_helpers]) {
+        let mut garbage = Garbage::new(seed, marked_frames());
+        let mut run = Run::new(make);
+        for _ in 0..frames() {
+            let frame = garbage.frame();
             for packet in [&frame[..], &frame[ETHERNET..]].into_iter().filter(|packet| is_taken(packet)) {
-                let ran = node.run_without_ethernet(direction, packet).unwrap();
-                let reasons = counted.take(&mut node);
-                check_fate(packet, &ran, &reasons);
-                check_length(packet, &ran, &reasons);
-                *translated += u32::from(ran.verdict == Verdict::Next && ran.frame != packet);
-                if packet.len() < frame.len() && !reasons.contains(&Reason::RejectUnreachable) {
-                    // The kernel's test run has the room for an ICMP error made in the wrong place.
-                    check_checksums(&frame, &[&frame[..ETHERNET], &ran.frame].concat(), ran.verdict);
-                }
+                run.tc_without_ethernet(Direction::Ingress, packet);
+                run.tc_without_ethernet(Direction::Egress, packet);
             }
         }
+        assert!(run.translated.iter().all(|n| *n >= 20), "{:?} packets were translated in the two directions", run.translated);
+        run.finish(&[]);
     }
-    assert_eq!(node.control_rows().unwrap(), before);
-    counted.assert_all_ways_were_gone(&[]);
-    assert!(translated.iter().all(|n| *n >= 20), "{translated:?} packets were translated in the two directions");
+}
+
+/// One set of programs, and what they have done.
+struct Run {
+    node: TestNode,
+    judge: Judge,
+    rows: Control,
+    counted: Counted,
+    translated: [u32; 2],
+}
+
+type Control = (proxy_daemon::tables::Snapshot, proxy_common::NodeRow);
+
+impl Run {
+    fn new(make: fn(&[std::net::IpAddr]) -> anyhow::Result<TestNode>) -> Self {
+        let cluster = cluster();
+        let mut node = make(cluster.node_ips()).unwrap();
+        node.apply(&cluster.plans()).unwrap();
+        let rows = node.control_rows().unwrap();
+        Self { node, judge: Judge::new(&cluster), rows, counted: Counted::default(), translated: [0; 2] }
+    }
+
+    fn tc(&mut self, hook: Hook, sent: &[u8]) {
+        // An error is a frame that the test run itself refuses, or a verdict that is none.
+        let ran = self.node.run(hook, sent).unwrap();
+        let reasons = self.counted.take(&mut self.node);
+        let case = Case { hook, sent, l3: ETHERNET, ran: &ran, reasons: &reasons, has_room: true };
+        let outcome = self.judge.check(&case);
+        assert!(outcome.is_ok(), "{outcome:?}, {}", show(&case));
+        if ran.verdict == Verdict::Next && ran.frame != sent && NEEDS_SUM.iter().all(|need: &Need| need.is_met()) {
+            let with_sum = self.node.run_with_sum(hook, sent);
+            assert!(matches!(with_sum, Ok(Verdict::Next)), "{with_sum:?} with a sum, {}", show(&case));
+            self.counted.take(&mut self.node);
+        }
+    }
+
+    fn xdp(&mut self, sent: &[u8]) {
+        let ran = Ran { verdict: Verdict::Next, frame: self.node.run_xdp(sent).unwrap() };
+        let reasons = self.counted.take(&mut self.node);
+        let case = Case { hook: uplink(Direction::Ingress), sent, l3: ETHERNET, ran: &ran, reasons: &reasons, has_room: true };
+        let outcome = self.judge.check_early(&case);
+        assert!(outcome.is_ok(), "XDP: {outcome:?}, {}", show(&case));
+    }
+
+    fn tc_without_ethernet(&mut self, direction: Direction, sent: &[u8]) {
+        let ran = self.node.run_without_ethernet(direction, sent).unwrap();
+        let reasons = self.counted.take(&mut self.node);
+        let case = Case { hook: uplink(direction), sent, l3: 0, ran: &ran, reasons: &reasons, has_room: false };
+        let outcome = self.judge.check(&case);
+        assert!(outcome.is_ok(), "{outcome:?}, {}", show(&case));
+        check_length(&case);
+        self.translated[direction as usize] += u32::from(ran.verdict == Verdict::Next && ran.frame != sent);
+    }
+
+    /// Nothing that the daemon has written was changed, and everything has happened.
+    fn finish(self, more: &[Reason]) {
+        assert_eq!(self.node.control_rows().unwrap(), self.rows);
+        self.counted.assert_all_ways_were_gone(more);
+    }
 }
 
 /// Frames whose packets have an ethertype where the kernel's test run looks for it in a packet without an Ethernet header.
@@ -104,57 +155,25 @@ fn marked_frames() -> Vec<Vec<u8>> {
     frames
 }
 
-fn node() -> TestNode {
+fn cluster() -> Cluster {
     let mut cluster = rows::cluster();
     cluster.apply(rows::service(MARKED).with_endpoints(&[Endpoint::at(marked(5), "n1")]));
-    let mut node = TestNode::new(cluster.node_ips()).unwrap();
-    node.apply(&cluster.plans()).unwrap();
-    node
+    cluster
 }
 
-fn show(sent: &[u8], ran: &Ran) -> String {
-    format!("{:?}\n{sent:02x?}\n{:02x?}", ran.verdict, ran.frame)
-}
-
-/// The verdict is the one of what was counted, once and no more, and what passes is as it was.
-fn check_fate(sent: &[u8], ran: &Ran, reasons: &[Reason]) {
-    let fates: Vec<_> = reasons.iter().map(|reason| reason.class()).filter(|class| *class != Class::Note).collect();
-    let holds = match (ran.verdict, &fates[..]) {
-        (Verdict::Next | Verdict::Redirect, []) => ran.frame.len() == sent.len(),
-        (Verdict::Next, [Class::Pass]) => ran.frame == sent,
-        (Verdict::Shot, [Class::Drop]) | (Verdict::Redirect, [Class::Reject]) => true,
-        _ => false,
-    };
-    assert!(holds, "{reasons:?} and {}", show(sent, ran));
-}
-
-fn check_ethernet(frame: &[u8], ran: &Ran) {
-    check_checksums(frame, &ran.frame, ran.verdict);
-    match ran.verdict {
-        Verdict::Next => assert_eq!(ran.frame[..ETHERNET], frame[..ETHERNET], "{}", show(frame, ran)),
-        Verdict::Redirect => {
-            assert_eq!((&ran.frame[..6], &ran.frame[6..12]), (&frame[6..12], &frame[..6]), "{}", show(frame, ran));
-        }
-        Verdict::Shot => {}
-    }
-}
-
-/// Where the checksums held before they do so afterwards.
-fn check_checksums(before: &[u8], after: &[u8], verdict: Verdict) {
-    if verdict != Verdict::Shot && verify_checksums(before).is_ok() {
-        verify_checksums(after).unwrap_or_else(|error| panic!("{error:#} after {verdict:?}\n{before:02x?}\n{after:02x?}"));
-    }
+fn show(case: &Case<'_>) -> String {
+    format!("{:?} {:?} {:?}\n{:02x?}\n{:02x?}", case.hook, case.reasons, case.ran.verdict, case.sent, case.ran.frame)
 }
 
 /// A refusal has the length of its headers, and quotes no more than it must.
-fn check_length(packet: &[u8], ran: &Ran, reasons: &[Reason]) {
-    let header = if packet[0] >> 4 == 4 { 20 } else { 40 };
-    let lengths: &[usize] = match reasons {
+fn check_length(case: &Case<'_>) {
+    let header = if case.sent[0] >> 4 == 4 { 20 } else { 40 };
+    let lengths: &[usize] = match case.reasons {
         [Reason::RejectReset] => &[header + 20],
         [Reason::RejectUnreachable] => &[2 * header + 8 + 8, 2 * header + 8 + 20],
         _ => return,
     };
-    assert!(lengths.contains(&ran.frame.len()), "{reasons:?} and {}", show(packet, ran));
+    assert!(lengths.contains(&case.ran.frame.len()), "the wrong length, {}", show(case));
 }
 
 /// What all runs together have counted.

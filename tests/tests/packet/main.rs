@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod expect;
 #[cfg(test)]
+mod judge;
+#[cfg(test)]
 mod noise;
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 //! Frames of no sense, the same ones in every run.
 
+use packet_laws::{sums, wire};
 use proxy_common::Protocol;
-use shunt_tests::packet::Packet;
+use shunt_tests::{
+    packet::{L4, Packet},
+    rows::frames,
+};
 
 /// The smallest frame that the kernel's test run takes has a header and something behind it.
 pub(crate) const SHORTEST: usize = 15;
@@ -90,7 +94,36 @@ impl Garbage {
             changed.payload = self.bytes(len);
         }
         changed.ttl = self.byte();
-        changed.build()
+        self.shaped(changed)
+    }
+
+    /// The frame of a packet, in one of the shapes that good packets have.
+    fn shaped(&mut self, mut packet: Packet) -> Vec<u8> {
+        match self.below(8) {
+            0 if packet.src.is_ipv4() => {
+                let words = 1 + self.byte() % 10;
+                frames::with_ipv4_options(&packet, words)
+            }
+            0 => {
+                let n = 1 + self.below(5);
+                let headers: Vec<_> = (0..n).map(|_| [(0, 8), (60, 16), (43, 24), (51, 12)][self.below(4)]).collect();
+                frames::with_ipv6_extensions(&packet, &headers)
+            }
+            1 if matches!(packet.l4, L4::Udp { .. }) => {
+                packet.l4 = L4::Udp { checksum: false };
+                packet.build()
+            }
+            2 => with_begun_checksum(&packet),
+            3 => {
+                // A length that is not the frame's.
+                let mut frame = packet.build();
+                let at = if packet.src.is_ipv4() { 16 } else { 18 };
+                let length = 20 + self.below(120);
+                frame[at..at + 2].copy_from_slice(&u16::try_from(length).expect("a short packet").to_be_bytes());
+                frame
+            }
+            _ => packet.build(),
+        }
     }
 
     /// A good frame with some bytes changed, perhaps cut or padded.
@@ -115,4 +148,14 @@ impl Garbage {
         let index = self.below(self.good.len());
         self.good[index].clone()
     }
+}
+
+/// The frame with the sum of its pseudo header only, as a sender has it that leaves the rest to its device.
+fn with_begun_checksum(packet: &Packet) -> Vec<u8> {
+    let mut frame = packet.build();
+    if let Some(wire) = wire::read(&frame, 14) {
+        let begun = sums::folded(sums::pseudo(&frame, &wire)).to_be_bytes();
+        frame[wire.checksum()].copy_from_slice(&begun);
+    }
+    frame
 }
