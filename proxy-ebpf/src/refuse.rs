@@ -64,7 +64,7 @@ fn may_tell() -> bool {
 
 /// Makes the refusal, and says which it is.
 #[inline(always)]
-fn answer<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>) -> Step<Reason> {
+pub fn answer<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>) -> Step<Reason> {
     // A reset is never answered (RFC 9293 section 3.5.2). Options before the transport header are not carried over into an answer.
     if packet.l4 != ctx.l3() + F::HEADER || packet.flags.rst() || !F::is_single(packet.tuple.src) {
         return Err(Stop::Drop(Reason::Unanswered));

@@ -14,6 +14,7 @@ mod ci;
 mod debian;
 mod demo;
 mod door;
+mod fuzz;
 mod inspect;
 mod leftovers;
 mod setup;
@@ -60,6 +61,8 @@ enum Verb {
     Test(Selection),
     /// Run the tests on a real control plane only.
     E2e(Selection),
+    /// Try millions of random and damaged frames, on the packet core or through the real programs.
+    Fuzz(fuzz::Selection),
     /// Check the built BPF objects, and print the size of each program.
     Inspect {
         /// An object to check instead of the newest built ones.
@@ -89,6 +92,7 @@ fn dispatch(door: &Door, verb: Verb) -> Result<ExitCode> {
         Verb::Demo { arguments } => return demo::run(door, &arguments),
         Verb::Bench { arguments } => return bench::run(door, &arguments),
         Verb::Test(selection) => return test::run(door, &selection),
+        Verb::Fuzz(selection) => return fuzz::run(door, &selection),
         Verb::E2e(selection) => return test::end_to_end(door, &selection),
         Verb::Ci => return ci::run(door),
     }

@@ -60,6 +60,16 @@ pub(crate) fn end_to_end(door: &Door, selection: &Selection) -> Result<ExitCode>
     cargo_test(door, &["--package", "shunt-tests", "--test", "e2e"].map(str::to_owned), selection)
 }
 
+/// Runs the tests that send random frames through the real programs, with so many frames in all.
+pub(crate) fn programs(door: &Door, frames: u64) -> Result<ExitCode> {
+    build::run(door)?;
+    let selection = Selection { no_root: false, require_all: true, filter: Some("garbage::".to_owned()) };
+    let arguments = ["--release", "--package", "shunt-tests", "--test", "packet"].map(str::to_owned);
+    let mut tests = command(door, &arguments, &selection)?;
+    tests.env("SHUNT_GARBAGE", frames.to_string());
+    count(door, tests, &selection)
+}
+
 fn prepare(door: &Door) -> Result<()> {
     setup::run(door, setup::ALL, false)?;
     build::shunt(door)
@@ -77,9 +87,13 @@ pub(crate) fn all_levels(door: &Door, selection: &Selection) -> Result<ExitCode>
 }
 
 fn cargo_test(door: &Door, arguments: &[String], selection: &Selection) -> Result<ExitCode> {
+    count(door, command(door, arguments, selection)?, selection)
+}
+
+fn count(door: &Door, tests: Command, selection: &Selection) -> Result<ExitCode> {
     heading("test");
     let before = Leftovers::sweep_and_list(door)?;
-    let (count, succeeded) = watch(command(door, arguments, selection)?)?;
+    let (count, succeeded) = watch(tests)?;
     let left = Leftovers::list(door)?.since(&before);
     for leftover in &left {
         println!("LEFT BEHIND: {leftover}");

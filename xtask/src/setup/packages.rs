@@ -16,6 +16,7 @@ pub(super) type Wanted = (&'static str, &'static str, &'static str);
 
 pub(super) const COMMANDS: &[Wanted] = &[
     ("cc", "build-essential", "the Rust linker"),
+    ("c++", "build-essential", "the fuzzer's engine"),
     ("ip", "iproute2", "the testbed"),
     ("bridge", "iproute2", "the testbed"),
     ("ethtool", "ethtool", "the testbed"),
