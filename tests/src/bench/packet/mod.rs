@@ -39,7 +39,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { filter: String::new(), repeat: 65_536, runs: 60, flows: paths::KNOWN.to_vec() }
+        Self { filter: String::new(), repeat: 65_536, runs: 40, flows: paths::KNOWN.to_vec() }
     }
 }
 

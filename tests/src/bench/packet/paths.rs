@@ -9,6 +9,8 @@ use crate::addr::Family;
 pub(super) const KNOWN: &[u32] = &[1, 1024, 65_536];
 /// Programs that look nothing up do not know how many there are.
 const ANY: &[u32] = &[1];
+/// Where memory decides, a multiple of what the driver costs says nothing.
+const NEAR: &[u32] = &[1, 1024];
 /// How many flows the table has room for where each packet is of a new one.
 const NEW: &[u32] = &[1024, 65_536];
 
@@ -164,7 +166,8 @@ impl Path {
         match self.program {
             Program::Floor(Floor::Empty | Floor::Parse) => ANY,
             Program::Shipped(_) if self.is_new => NEW,
-            Program::Floor(Floor::Nat) | Program::Shipped(_) => KNOWN,
+            Program::Floor(Floor::Nat) => NEAR,
+            Program::Shipped(_) => KNOWN,
         }
     }
 }
