@@ -6,6 +6,8 @@
 //! it waits until it changes or is told to be tried again, and comes last then, so that it keeps no other from being served.
 
 #[cfg(test)]
+mod history_tests;
+#[cfg(test)]
 mod tests;
 
 use std::{

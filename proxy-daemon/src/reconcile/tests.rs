@@ -17,9 +17,9 @@ const SIZES: Sizes = Sizes { frontends: 64, rows: 128, backends: 1024, live: 102
 
 /// Maps that refuse the n-th change from now, once, and frontends of some addresses, always. Reading them takes a while.
 #[derive(Clone, Default)]
-struct Fake {
-    kernel: Kernel,
-    refuse_in: Option<usize>,
+pub(super) struct Fake {
+    pub(super) kernel: Kernel,
+    pub(super) refuse_in: Option<usize>,
     refused: Vec<IpAddr>,
     applied: usize,
     read_time: Duration,
