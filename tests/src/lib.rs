@@ -7,7 +7,7 @@
 //! crash ([`leftovers`]).
 //!
 //! [`packet`] builds single frames, [`rows`] is a table of them with what must become of each, [`tracer`] says so from a plan,
-//! and [`test_run`] runs the real programs on them. [`bench`] measures what they cost.
+//! and [`test_run`] runs the real programs on them. [`bench`] measures what they cost, [`verifier`] what it takes to verify them.
 //!
 //! What depends on the machine gives an error; what only a wrong test can cause panics.
 
@@ -37,6 +37,7 @@ mod testbed;
 pub mod tracer;
 pub mod traffic;
 mod underlay;
+pub mod verifier;
 pub mod wait;
 
 pub use self::{

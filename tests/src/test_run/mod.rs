@@ -6,6 +6,7 @@
 mod raw;
 
 use std::{
+    fs,
     net::{IpAddr, SocketAddr},
     os::fd::AsFd as _,
     time::{Duration, Instant},
@@ -23,7 +24,7 @@ use proxy_common::{
 };
 use proxy_daemon::{
     config::Sizes,
-    datapath::{self, Clock, Datapath},
+    datapath::{self, Clock, Datapath, Options},
     expiry::Expiry,
     filter,
     maps::{Direction, FlowTable, FrontendTable, KernelMaps, Maps as _, Pins, Row},
@@ -51,8 +52,13 @@ pub const SNAT_PORTS: std::ops::RangeInclusive<u16> = 1024..=29_999;
 /// Between two changes so much time passes that everything has rested.
 const A_WHILE: Duration = Duration::from_mins(2);
 
-/// The sizes of the maps in every test that does not ask for others.
-pub const SIZES: Sizes = Sizes { frontends: 256, backends: 1024, flows: 4096, services: 64 };
+/// How programs and maps are loaded in every test that does not ask for others.
+pub const OPTIONS: Options = Options {
+    sizes: Sizes { frontends: 256, backends: 1024, flows: 4096, services: 64 },
+    xdp: true,
+    checksum_state: true,
+    bpf_log: false,
+};
 
 /// What a program says of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,31 +109,44 @@ pub struct TestNode {
 impl TestNode {
     /// Loads everything. The addresses, at most one of a family, stand in for pods that reach themselves.
     pub fn new(masquerade: &[IpAddr]) -> Result<Self> {
-        Self::load(masquerade, true, SIZES)
+        Self::load(masquerade, OPTIONS)
     }
 
     /// The same with room for so many backend slots.
     pub fn with_backends(masquerade: &[IpAddr], backends: u32) -> Result<Self> {
-        Self::load(masquerade, true, Sizes { backends, ..SIZES })
+        Self::load(masquerade, Options { sizes: Sizes { backends, ..OPTIONS.sizes }, ..OPTIONS })
     }
 
     /// The same with programs that change checksums by the kernel's helpers, as they must where they cannot read a checksum's state.
     pub fn with_helpers(masquerade: &[IpAddr]) -> Result<Self> {
-        Self::load(masquerade, false, SIZES)
+        Self::load(masquerade, Options { checksum_state: false, ..OPTIONS })
     }
 
-    /// Loads everything with maps of these sizes, and with programs that read a checksum's state where they can, or that use helpers.
-    pub fn load(masquerade: &[IpAddr], checksum_state: bool, sizes: Sizes) -> Result<Self> {
+    /// The same with programs that log what they decide.
+    pub fn with_log(masquerade: &[IpAddr]) -> Result<Self> {
+        Self::load(masquerade, Options { bpf_log: true, ..OPTIONS })
+    }
+
+    /// Loads everything, as it is told.
+    pub fn load(masquerade: &[IpAddr], options: Options) -> Result<Self> {
         let folder = Scratch::create(Kind::Pins, &BedName::next(), "packet")?;
         let pins = Pins::new(folder.path().to_owned());
         datapath::prepare(&pins)?;
-        let datapath = datapath::load(&pins, datapath::Options { sizes, xdp: true, checksum_state, bpf_log: false })?;
+        let datapath = datapath::load(&pins, options)?;
         let mut maps = KernelMaps::open(&pins)?;
         maps.set_snat(snat_source::<V4>(masquerade), snat_source::<V6>(masquerade))?;
         let now = Instant::now();
         let tables = Tables::restore(maps.sizes(), &maps.snapshot()?, now);
         let counted = maps.reasons()?;
         Ok(Self { datapath, maps, tables, now, counted, pins, _folder: folder })
+    }
+
+    /// What the programs are called.
+    pub fn program_names(&self) -> Result<Vec<String>> {
+        let pinned = fs::read_dir(self.pins.programs()).context("listing the programs")?;
+        let mut names: Vec<String> = pinned.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        Ok(names)
     }
 
     /// Brings the maps to these plans, by the same steps as the daemon's, and as if everything had rested.

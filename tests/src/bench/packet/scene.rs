@@ -1,7 +1,7 @@
 //! A path with all that it needs: a node whose flows are as its name says, the path's program in a driver, and its floor in another.
 
 use anyhow::{Context as _, Result, ensure};
-use proxy_daemon::config::Sizes;
+use proxy_daemon::{config::Sizes, datapath::Options};
 
 use super::{
     check::check,
@@ -14,7 +14,7 @@ use crate::{
     objects::{Endpoint, Service},
     packet::Packet,
     rows::Cluster,
-    test_run::{SIZES, TestNode},
+    test_run::{OPTIONS, TestNode},
 };
 
 /// The tables' sizes where packets are of known flows: the daemon's own.
@@ -122,8 +122,8 @@ fn serve(flows: u32, checksum_state: bool) -> Result<TestNode> {
     let mut cluster = Cluster::of_node("n1", &node);
     let service = Service::named("s1").cluster_ips(addr::cluster_ips(1)).node_port(PORT, TARGET, NODE_PORT);
     cluster.apply(service.with_endpoints(&[Endpoint::at(sample::backend(), "n1")]));
-    let sizes = Sizes { flows, ..SIZES };
-    let mut test = TestNode::load(&node, checksum_state, sizes)?;
+    let options = Options { sizes: Sizes { flows, ..OPTIONS.sizes }, checksum_state, ..OPTIONS };
+    let mut test = TestNode::load(&node, options)?;
     test.apply(&cluster.plans())?;
     Ok(test)
 }

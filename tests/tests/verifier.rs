@@ -1,0 +1,70 @@
+//! The kernel takes every program, and the verifier is far from giving up on any.
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        env,
+        io::{self, Write as _},
+        process::{Command, Stdio},
+    };
+
+    use shunt_tests::{
+        gate,
+        test_run::{NEEDS, TestNode},
+        verifier,
+    };
+
+    /// The verifier gives up at a million. Programs that log are for debugging and may come nearer.
+    const MOST: u64 = 100_000;
+    const MOST_LOGGING: u64 = 500_000;
+    /// The kernel keeps so many bytes of a name.
+    const NAME_LEN: usize = 15;
+
+    #[test]
+    fn every_program_is_taken() {
+        if !gate::skip(NEEDS) {
+            TestNode::new(&[]).unwrap();
+        }
+    }
+
+    #[test]
+    fn every_program_that_calls_helpers_is_taken() {
+        if !gate::skip(NEEDS) {
+            TestNode::with_helpers(&[]).unwrap();
+        }
+    }
+
+    #[test]
+    fn every_program_that_logs_is_taken() {
+        if !gate::skip(NEEDS) {
+            TestNode::with_log(&[]).unwrap();
+        }
+    }
+
+    /// The tests above, run once more with the verifier's log in view.
+    #[test]
+    fn no_program_tires_the_verifier() {
+        if gate::skip(NEEDS) {
+            return;
+        }
+        let names = TestNode::new(&[]).unwrap().program_names().unwrap();
+        let kinds = [
+            ("every_program_is_taken", "", MOST),
+            ("every_program_that_calls_helpers_is_taken", ", by helpers", MOST),
+            ("every_program_that_logs_is_taken", ", logging", MOST_LOGGING),
+        ];
+        for (test, kind, most) in kinds {
+            let mut command = Command::new(env::current_exe().unwrap());
+            // What it says on success is said by the tests themselves, too.
+            let command = command.args(["--exact", &format!("tests::{test}")]).stdout(Stdio::null());
+            let verified = verifier::watch(command).unwrap();
+            for name in &names {
+                let short = name.get(..NAME_LEN).unwrap_or(name);
+                let instructions = verified.get(short).copied().unwrap_or_else(|| panic!("no {name} in {verified:?}"));
+                // Past the harness's capture: `cargo xtask kernels` reads it.
+                writeln!(io::stderr(), "VERIFIED: {name}{kind}: {instructions}").unwrap();
+                assert!(instructions < most, "{name}{kind}: {instructions} instructions");
+            }
+        }
+    }
+}
