@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Result, bail, ensure};
 
-use super::{PATIENCE, parse_greeting};
+use super::{parse_greeting, patience};
 
 /// An established connection whose server has greeted.
 #[derive(Debug)]
@@ -34,9 +34,9 @@ impl Connection {
     /// Connects from the current thread's namespace.
     pub fn open(to: SocketAddr) -> io::Result<Self> {
         let start = Instant::now();
-        let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        let stream = TcpStream::connect_timeout(&to, patience())?;
+        stream.set_read_timeout(Some(patience()))?;
+        stream.set_write_timeout(Some(patience()))?;
         stream.set_nodelay(true)?;
         let (server, seen) = parse_greeting(&read_line(&stream)?)?;
         let (local, took) = (stream.local_addr()?, start.elapsed());

@@ -50,11 +50,11 @@ struct Shared {
 }
 
 impl Load {
-    /// Starts opening `rate` connections a second from a host, to the destinations in turn.
+    /// Starts opening `rate` connections a second from a host, to the destinations in turn; fewer where everything takes longer.
     pub fn start(from: &impl Host, to: &[SocketAddr], rate: u32) -> Self {
         let shared = Arc::new(Shared {
             to: to.to_vec(),
-            interval: Duration::from_secs(1) / rate,
+            interval: wait::at_most(Duration::from_secs(1)) / rate,
             start: Instant::now(),
             next: AtomicU64::new(0),
             stop: AtomicBool::new(false),

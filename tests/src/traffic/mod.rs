@@ -5,6 +5,8 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
+use crate::wait;
+
 mod bulk;
 mod connection;
 mod load;
@@ -22,7 +24,9 @@ pub use self::{
 };
 
 /// How long a client waits for anything: longer than three repetitions of a lost SYN, and than any machine is busy with something else.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub fn patience() -> Duration {
+    wait::at_most(Duration::from_secs(10))
+}
 
 /// Reads a greeting: the server's name and the client's address as the server sees it.
 fn parse_greeting(line: &str) -> io::Result<(String, SocketAddr)> {

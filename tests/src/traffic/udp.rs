@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{PATIENCE, parse_greeting};
+use super::{parse_greeting, patience};
 
 /// A socket that asks one server.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl UdpClient {
 
     /// Asks once and waits for the answer to this question. An answer from any other address is an error.
     pub fn ask(&mut self) -> io::Result<Answer> {
-        self.ask_within(PATIENCE)
+        self.ask_within(patience())
     }
 
     /// Asks once and waits no longer than that.

@@ -61,11 +61,12 @@ fn cleanup_removes_what_is_ours_and_nothing_else() {
     daemon.cleanup().unwrap();
 }
 
-/// Puts a classifier that lets all pass on a device, as another program would.
+/// Puts a classifier that lets all pass on a device, as another program would. It ends what clsact does with a packet, so without tcx it
+/// must come behind ours.
 fn add_foreign_filter(node: &Node, device: &str) {
     let lines = format!(
         "tc qdisc add dev {device} clsact && \
-         tc filter add dev {device} ingress protocol all pref 7 bpf bytecode '1,6 0 0 4294967295'"
+         tc filter add dev {device} ingress protocol all pref 70 bpf bytecode '1,6 0 0 4294967295'"
     );
     node.netns().exec(&lines).unwrap();
 }

@@ -19,7 +19,7 @@ use crate::{
     host::Host as _,
     objects::{Endpoint, Service},
     testbed::Testbed,
-    traffic::{EchoServer, PATIENCE},
+    traffic::{EchoServer, patience},
 };
 
 const PORT: u16 = 80;
@@ -66,7 +66,7 @@ pub(super) fn measure(services: u32, options: &Options) -> Result<Vec<Row>> {
 fn first_packet(to: SocketAddr) -> Result<f64> {
     let socket = UdpSocket::bind("0.0.0.0:0").context("binding a socket")?;
     socket.connect(to)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(patience()))?;
     let start = Instant::now();
     socket.send(b"first")?;
     socket.recv(&mut [0; 256]).with_context(|| format!("an answer from {to}"))?;

@@ -13,7 +13,7 @@ use super::{
     cpus,
     scene::{IPERF, Place, RESPONDER, Route},
 };
-use crate::{host::Host as _, process, traffic::PATIENCE};
+use crate::{host::Host as _, process, traffic::patience};
 
 /// What can be measured.
 #[derive(Clone, Copy, Debug)]
@@ -82,8 +82,8 @@ fn connections(to: SocketAddr, turn: Duration) -> Result<f64> {
 }
 
 fn connect(to: SocketAddr) -> Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&to, PATIENCE).with_context(|| format!("connecting to {to}"))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let stream = TcpStream::connect_timeout(&to, patience()).with_context(|| format!("connecting to {to}"))?;
+    stream.set_read_timeout(Some(patience()))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
