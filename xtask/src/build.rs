@@ -30,7 +30,7 @@ pub(crate) fn shunt(door: &Door) -> Result<()> {
     let sh = &door.sh;
     let compiler = Compiler::candidates()?.swap_remove(0);
     let host = compiler.fact("host")?;
-    let flags = format!("target.{host}.rustflags=['-C','target-feature=+crt-static']");
+    let flags = static_flags(host);
     cmd!(sh, "cargo build --release --package proxy-daemon --bin shunt --target {host} --config {flags}").quiet().run()?;
     let built = door.target().join(host).join("release/shunt");
     let shunt = door.shunt();
@@ -39,6 +39,11 @@ pub(crate) fn shunt(door: &Door) -> Result<()> {
     let size = fs::metadata(&shunt).context("measuring the binary")?.len();
     done(&format!("{} ({} MiB, static)", shunt.display(), size >> 20));
     Ok(())
+}
+
+/// What makes a program static, as an option of cargo.
+pub(crate) fn static_flags(host: &str) -> String {
+    format!("target.{host}.rustflags=['-C','target-feature=+crt-static']")
 }
 
 /// Replaces the file as a whole: a daemon that runs from the old one keeps it.
@@ -51,7 +56,7 @@ fn install(built: &Path, shunt: &Path) -> Result<()> {
 }
 
 /// A static program asks for no loader.
-fn require_static(shunt: &Path) -> Result<()> {
+pub(crate) fn require_static(shunt: &Path) -> Result<()> {
     let bytes = fs::read(shunt).context("reading the binary")?;
     let file = ElfFile64::<Endianness>::parse(bytes.as_slice()).context("parsing the binary")?;
     let wants_loader = |header: &elf::ProgramHeader64<Endianness>| header.p_type(file.endian()) == elf::PT_INTERP;

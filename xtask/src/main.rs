@@ -16,6 +16,7 @@ mod demo;
 mod door;
 mod fuzz;
 mod inspect;
+mod kernels;
 mod leftovers;
 mod setup;
 mod test;
@@ -63,6 +64,8 @@ enum Verb {
     E2e(Selection),
     /// Try millions of random and damaged frames, on the packet core or through the real programs.
     Fuzz(fuzz::Selection),
+    /// Run the tests that meet the kernel on other kernels, in virtual machines.
+    Kernels(kernels::Selection),
     /// Check the built BPF objects, and print the size of each program.
     Inspect {
         /// An object to check instead of the newest built ones.
@@ -94,6 +97,7 @@ fn dispatch(door: &Door, verb: Verb) -> Result<ExitCode> {
         Verb::Test(selection) => return test::run(door, &selection),
         Verb::Fuzz(selection) => return fuzz::run(door, &selection),
         Verb::E2e(selection) => return test::end_to_end(door, &selection),
+        Verb::Kernels(selection) => return kernels::run(door, &selection),
         Verb::Ci => return ci::run(door),
     }
     Ok(ExitCode::SUCCESS)

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use serde::Serialize;
 
 use crate::{
     build,
@@ -41,11 +42,11 @@ impl Selection {
 }
 
 /// What a run of tests came to.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Count {
-    passed: usize,
-    failed: usize,
-    skipped: usize,
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Count {
+    pub(crate) passed: usize,
+    pub(crate) failed: usize,
+    pub(crate) skipped: usize,
 }
 
 /// Brings what the tests need and runs all levels.
@@ -137,6 +138,13 @@ fn read_lines(stream: impl Read, show: impl Fn(&str)) -> Count {
 }
 
 impl Count {
+    /// Counts in what a test program has written to standard output and standard error.
+    pub(crate) fn of(out: &[u8], err: &[u8]) -> Self {
+        let mut count = read_lines(out, |_| {});
+        count.add_skips(read_lines(err, |_| {}).skipped);
+        count
+    }
+
     /// Adds what a line says: a harness's closing line, or a test's skip.
     fn read(&mut self, line: &str) {
         if line.starts_with("SKIP: ") {

@@ -53,12 +53,8 @@ pub const SNAT_PORTS: std::ops::RangeInclusive<u16> = 1024..=29_999;
 const A_WHILE: Duration = Duration::from_mins(2);
 
 /// How programs and maps are loaded in every test that does not ask for others.
-pub const OPTIONS: Options = Options {
-    sizes: Sizes { frontends: 256, backends: 1024, flows: 4096, services: 64 },
-    xdp: true,
-    checksum_state: true,
-    bpf_log: false,
-};
+pub const OPTIONS: Options =
+    Options { sizes: Sizes { frontends: 256, backends: 1024, flows: 4096, services: 64 }, xdp: true, checksum_state: true, bpf_log: false };
 
 /// What a program says of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
