@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use xshell::cmd;
 
 use crate::{
     bpf_toolchain::Compiler,
     build,
     door::{Door, heading},
-    inspect, setup,
+    fuzz, inspect, setup,
     test::{self, Selection},
     tidy,
 };
@@ -30,6 +30,9 @@ pub(crate) fn run(door: &Door) -> Result<ExitCode> {
     lint_programs(door)?;
     build::shunt(door)?;
     inspect::run(door, None)?;
+    if fuzz::run(door, &fuzz::Selection::SHORT)? != ExitCode::SUCCESS {
+        bail!("the fuzzer found something");
+    }
     test::all_levels(door, &Selection::STRICT)
 }
 

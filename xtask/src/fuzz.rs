@@ -50,6 +50,11 @@ pub(crate) struct Selection {
     inputs: Vec<PathBuf>,
 }
 
+impl Selection {
+    /// Enough to see that the fuzzer works.
+    pub(crate) const SHORT: Self = Self { runs: Some(1_000_000), programs: false, jobs: None, corpus: Vec::new(), inputs: Vec::new() };
+}
+
 pub(crate) fn run(door: &Door, selection: &Selection) -> Result<ExitCode> {
     if selection.programs {
         return test::programs(door, selection.runs.unwrap_or(100_000));

@@ -63,9 +63,9 @@ pub(crate) fn end_to_end(door: &Door, selection: &Selection) -> Result<ExitCode>
 
 /// Runs the tests that send random frames through the real programs, with so many frames in all.
 pub(crate) fn programs(door: &Door, frames: u64) -> Result<ExitCode> {
-    build::run(door)?;
+    setup::run(door, &[setup::Part::Packages, setup::Part::Bpf], false)?;
     let selection = Selection { no_root: false, require_all: true, filter: Some("garbage::".to_owned()) };
-    let arguments = ["--release", "--package", "shunt-tests", "--test", "packet"].map(str::to_owned);
+    let arguments = ["--package", "shunt-tests", "--test", "packet"].map(str::to_owned);
     let mut tests = command(door, &arguments, &selection)?;
     tests.env("SHUNT_GARBAGE", frames.to_string());
     count(door, tests, &selection)
