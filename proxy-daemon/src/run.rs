@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     admin,
     config::{Config, Xdp},
-    datapath::{self, Attacher, Clock, Exchanger},
+    datapath::{self, Attacher, Checksums, Clock, Exchanger},
     expiry::Expiry,
     filter,
     fullness::Fullness,
@@ -45,7 +45,8 @@ pub async fn run(config: Config) -> Result<()> {
     datapath::prepare(&pins)?;
     let _claim = datapath::claim(&pins)?;
     let changes = source::start(&config.source, &config.node_name).await?;
-    let options = datapath::Options { sizes: config.sizes, xdp: config.xdp != Xdp::Off, checksum_state: true, bpf_log: config.bpf_log };
+    let options =
+        datapath::Options { sizes: config.sizes, xdp: config.xdp != Xdp::Off, checksums: Checksums::Cast, bpf_log: config.bpf_log };
     let mut loaded = datapath::load(&pins, options)?;
     let maps = KernelMaps::open(&pins)?;
     let (node_ips, node_ips_seen) = watch::channel(Vec::new());

@@ -15,6 +15,10 @@ static SHUNT_HZ: u32 = 250;
 #[unsafe(no_mangle)]
 static SHUNT_IP_SUMMED: u32 = 0;
 
+/// Whether that is read by a helper, because programs cannot have the kernel's own socket buffer: 1 if so.
+#[unsafe(no_mangle)]
+static SHUNT_READ_KERNEL: u32 = 0;
+
 /// The seed of the flow hash.
 #[inline(always)]
 pub fn seed() -> u64 {
@@ -35,6 +39,13 @@ pub fn ip_summed() -> Option<u32> {
     // SAFETY: as in `seed`.
     let bit = unsafe { core::ptr::read_volatile(&raw const SHUNT_IP_SUMMED) };
     if bit == 0 { None } else { Some(bit) }
+}
+
+/// Whether a helper has to read it.
+#[inline(always)]
+pub fn reads_kernel() -> bool {
+    // SAFETY: as in `seed`.
+    unsafe { core::ptr::read_volatile(&raw const SHUNT_READ_KERNEL) != 0 }
 }
 
 /// The kernel's coarse clock, which costs next to nothing to read: the low half of its jiffies.

@@ -8,9 +8,10 @@ mod tests {
         test_run::NEEDS,
     };
 
-    const PATHS: [&str; 11] = [
+    const PATHS: [&str; 12] = [
         "tc-floor-nat",
         "tc-clusterip-known",
+        "tc-clusterip-known-read",
         "tc-clusterip-known-helpers",
         "tc-reply-known",
         "tc-udp-known",

@@ -8,6 +8,7 @@ mod tests {
         process::{Command, Stdio},
     };
 
+    use proxy_daemon::datapath::Checksums;
     use shunt_tests::{
         gate,
         test_run::{NEEDS, TestNode},
@@ -28,9 +29,16 @@ mod tests {
     }
 
     #[test]
+    fn every_program_that_has_a_helper_read_is_taken() {
+        if !gate::skip(NEEDS) {
+            TestNode::with_checksums(&[], Checksums::Read).unwrap();
+        }
+    }
+
+    #[test]
     fn every_program_that_calls_helpers_is_taken() {
         if !gate::skip(NEEDS) {
-            TestNode::with_helpers(&[]).unwrap();
+            TestNode::with_checksums(&[], Checksums::Helpers).unwrap();
         }
     }
 
@@ -50,6 +58,7 @@ mod tests {
         let names = TestNode::new(&[]).unwrap().program_names().unwrap();
         let kinds = [
             ("every_program_is_taken", "", MOST),
+            ("every_program_that_has_a_helper_read_is_taken", ", by a read", MOST),
             ("every_program_that_calls_helpers_is_taken", ", by helpers", MOST),
             ("every_program_that_logs_is_taken", ", logging", MOST_LOGGING),
         ];

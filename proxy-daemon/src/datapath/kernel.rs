@@ -1,7 +1,7 @@
 //! What the running kernel tells about itself by its BTF: where a socket buffer keeps the state of its checksum, and how a program gets there.
 //!
-//! In: `/sys/kernel/btf/vmlinux`. Out: two numbers, which go into the object before it is loaded. Programs then change a checksum
-//! themselves instead of asking helpers, which must find out first what to do. Kernels before 6.2 have no way there, and the helpers do.
+//! In: `/sys/kernel/btf/vmlinux`. Out: numbers that go into the object before it is loaded. Programs then change a checksum themselves
+//! instead of asking helpers, which must find out first what to do.
 
 use std::fs;
 
@@ -18,13 +18,29 @@ const STRUCT: u32 = 4;
 const UNION: u32 = 5;
 const FUNC: u32 = 12;
 
+/// How programs change a checksum, the cheapest way first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Checksums {
+    /// Themselves, by a state that they read in the kernel's own socket buffer.
+    Cast,
+    /// The same, but a helper reads it for them.
+    Read,
+    /// By the kernel's helpers.
+    Helpers,
+}
+
+impl Checksums {
+    /// All ways, the cheapest first.
+    pub const ALL: [Self; 3] = [Self::Cast, Self::Read, Self::Helpers];
+}
+
 /// How programs read the state of a checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ChecksumState {
-    /// The type id of the function that gives the socket buffer.
-    cast: u32,
+    /// The type id of the function that gives the socket buffer. Without, a helper reads it.
+    cast: Option<u32>,
     /// The offset of the field `ip_summed` in it, in bits. It has two and lies in one byte.
-    pub(super) bit: u32,
+    bit: u32,
 }
 
 /// One instruction: a call.
@@ -34,16 +50,31 @@ const fn call(source_register: u8, number: u32) -> [u8; 8] {
 }
 
 impl ChecksumState {
-    /// How it is on this kernel, if it can be read there.
-    pub(super) fn of_this_kernel() -> Option<Self> {
-        Self::find(&fs::read(BTF).ok()?)
+    /// What can be tried on this kernel, the cheapest way first, and none cheaper than `first`.
+    pub(super) fn on_this_kernel(first: Checksums) -> Vec<Self> {
+        fs::read(BTF).ok().and_then(|btf| Self::find(&btf)).map(|best| best.from(first)).unwrap_or_default()
     }
 
     fn find(btf: &[u8]) -> Option<Self> {
         let types = Types::read(btf)?;
-        let cast = types.id(FUNC, CAST)?;
         let bit = types.member(types.id(STRUCT, "sk_buff")?, "ip_summed")?;
-        (bit % 8 <= 6).then_some(Self { cast, bit })
+        (bit % 8 <= 6).then_some(Self { cast: types.id(FUNC, CAST), bit })
+    }
+
+    fn from(self, first: Checksums) -> Vec<Self> {
+        let by_cast = self.cast.map(|_| self).filter(|_| first <= Checksums::Cast);
+        let by_helper = (first <= Checksums::Read).then_some(Self { cast: None, ..self });
+        by_cast.into_iter().chain(by_helper).collect()
+    }
+
+    /// The way that this is.
+    pub(super) const fn way(self) -> Checksums {
+        if self.cast.is_some() { Checksums::Cast } else { Checksums::Read }
+    }
+
+    /// The offset of the state, in bits.
+    pub(super) const fn bit(self) -> u32 {
+        self.bit
     }
 
     /// The object with the calls in their places.
@@ -51,10 +82,11 @@ impl ChecksumState {
         /// `BPF_PSEUDO_KFUNC_CALL`.
         const KERNEL_FUNCTION: u8 = 2;
         let mut object = object.to_vec();
+        let Some(cast) = self.cast else { return object };
         let at: Vec<usize> = object.windows(8).enumerate().filter(|(_, bytes)| *bytes == PLACEHOLDER).map(|(at, _)| at).collect();
         for at in at {
             if let Some(place) = object.get_mut(at..at + 8) {
-                place.copy_from_slice(&call(KERNEL_FUNCTION, self.cast));
+                place.copy_from_slice(&call(KERNEL_FUNCTION, cast));
             }
         }
         object
@@ -175,7 +207,7 @@ mod tests {
 
     #[test]
     fn the_field_is_found_in_a_nameless_part() {
-        assert_eq!(ChecksumState::find(&sample()), Some(ChecksumState { cast: 4, bit: 1029 }));
+        assert_eq!(ChecksumState::find(&sample()), Some(ChecksumState { cast: Some(4), bit: 1029 }));
     }
 
     #[test]
@@ -191,9 +223,19 @@ mod tests {
     }
 
     #[test]
+    fn ways_are_tried_from_the_first_that_is_wanted_and_there() {
+        let ways = |cast, first| ChecksumState { cast, bit: 8 }.from(first).into_iter().map(ChecksumState::way).collect::<Vec<_>>();
+        assert_eq!(ways(Some(4), Checksums::Cast), [Checksums::Cast, Checksums::Read]);
+        assert_eq!(ways(None, Checksums::Cast), [Checksums::Read]);
+        assert_eq!(ways(Some(4), Checksums::Read), [Checksums::Read]);
+        assert_eq!(ways(Some(4), Checksums::Helpers), []);
+    }
+
+    #[test]
     fn only_the_placeholder_is_replaced() {
         let object = [call(0, 12), PLACEHOLDER, call(1, proxy_common::CAST_PLACEHOLDER)].concat();
         let expected = [call(0, 12), call(2, 77), call(1, proxy_common::CAST_PLACEHOLDER)].concat();
-        assert_eq!(ChecksumState { cast: 77, bit: 8 }.put_into(&object), expected);
+        assert_eq!(ChecksumState { cast: Some(77), bit: 8 }.put_into(&object), expected);
+        assert_eq!(ChecksumState { cast: None, bit: 8 }.put_into(&object), object);
     }
 }

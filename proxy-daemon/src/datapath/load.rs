@@ -12,7 +12,10 @@ use aya_log::EbpfLogger;
 use proxy_common::{NodeRow, maps};
 use tokio::{sync::oneshot, time};
 
-use super::{clock::jiffies_per_second, kernel::ChecksumState};
+use super::{
+    clock::jiffies_per_second,
+    kernel::{ChecksumState, Checksums},
+};
 use crate::{
     config::Sizes,
     maps::{KernelMaps, Pins},
@@ -33,8 +36,8 @@ pub struct Options {
     pub sizes: Sizes,
     /// Whether to load the XDP program.
     pub xdp: bool,
-    /// Whether programs may read the state of a packet's checksum where the kernel lets them. It is slower without.
-    pub checksum_state: bool,
+    /// The first way to try in which programs change checksums. The next ones are slower.
+    pub checksums: Checksums,
     /// Whether to load the object that logs.
     pub bpf_log: bool,
 }
@@ -84,14 +87,11 @@ pub(super) fn reload(pins: &Pins, options: Options) -> Result<Datapath> {
 }
 
 fn load_with(pins: &Pins, options: Options, constants: Constants) -> Result<Datapath> {
-    let state = options.checksum_state.then(ChecksumState::of_this_kernel).flatten();
-    if state.is_some() {
-        match load_for(pins, options, constants, state) {
+    for state in ChecksumState::on_this_kernel(options.checksums) {
+        match load_for(pins, options, constants, Some(state)) {
             Err(error) => {
-                tracing::info!(
-                    error = format!("{error:#}"),
-                    "the kernel does not let programs read a packet's checksum state: using helpers"
-                );
+                let (way, error) = (state.way(), format!("{error:#}"));
+                tracing::info!(?way, error, "the kernel does not let programs read a packet's checksum state in this way: trying another");
             }
             loaded => return loaded,
         }
@@ -104,8 +104,9 @@ fn load_for(pins: &Pins, options: Options, constants: Constants, state: Option<C
     let paths = maps::ALL.map(|name| (name, dir.join(name)));
     let mut loader = EbpfLoader::new();
     loader.override_global("SHUNT_SEED", &constants.seed, true).override_global("SHUNT_HZ", &constants.hz, true);
-    let ip_summed = state.map_or(0, |state| state.bit);
-    loader.override_global("SHUNT_IP_SUMMED", &ip_summed, true);
+    let ip_summed = state.map_or(0, ChecksumState::bit);
+    let read_kernel = u32::from(state.is_some_and(|state| state.way() == Checksums::Read));
+    loader.override_global("SHUNT_IP_SUMMED", &ip_summed, true).override_global("SHUNT_READ_KERNEL", &read_kernel, true);
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
     }

@@ -23,6 +23,7 @@ pub use self::{
     claim::{Claim, claim, claim_at_once},
     clock::{Clock, jiffies_per_second},
     exchange::Exchanger,
+    kernel::Checksums,
     load::{Datapath, Options, load},
     prepare::{PrepareError, prepare},
     probe::{Feature, features},

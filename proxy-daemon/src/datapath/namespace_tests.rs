@@ -20,6 +20,7 @@ use tokio::{runtime, sync::mpsc};
 use super::{
     attach::Attacher,
     hook::{self, Way},
+    kernel::Checksums,
     load::{Options, load},
     prepare,
     remove::{remove_all, remove_other_versions},
@@ -64,7 +65,7 @@ impl Machine {
     fn attacher(&self, way: Way) -> Attacher {
         let sizes = Sizes { frontends: 16, backends: 16, flows: 1024, services: 16 };
         let datapath =
-            load(&self.pins, Options { sizes, xdp: true, checksum_state: true, bpf_log: false }).expect("the programs are loaded");
+            load(&self.pins, Options { sizes, xdp: true, checksums: Checksums::Cast, bpf_log: false }).expect("the programs are loaded");
         Attacher::with_way(self.pins.clone(), datapath, Xdp::Generic, way)
     }
 }

@@ -12,7 +12,10 @@ use aya::{
 };
 use nix::sched::{CloneFlags, unshare};
 
-use super::{hook::Way, kernel::ChecksumState};
+use super::{
+    hook::Way,
+    kernel::{ChecksumState, Checksums},
+};
 
 /// Something of the kernel that Shunt uses.
 #[derive(Debug)]
@@ -59,8 +62,9 @@ pub fn features() -> Vec<Feature> {
         used("tcx", "6.6", "attaches by clsact", Way::of_this_kernel().map(|way| way == Way::Tcx)),
         used("clsact", "4.5", "needs tcx", has_clsact()),
         used("xdp", "5.9", "runs with --xdp off only", has_xdp()),
-        used("btf", "5.4", "has no checksum_state", Ok(fs::File::open(BTF).is_ok())),
-        used("checksum_state", "6.2", "changes checksums by helpers", Ok(ChecksumState::of_this_kernel().is_some())),
+        used("btf", "5.4", "has neither checksum_cast nor checksum_read", Ok(fs::File::open(BTF).is_ok())),
+        used("checksum_cast", "6.2", "has a helper read the state of checksums", Ok(finds_checksum_state(Checksums::Cast))),
+        used("checksum_read", "5.8", "changes checksums by helpers", reads_checksum_state()),
         used("memory_by_cgroup", "5.11", "lifts the limit of locked memory", counts_memory_by_cgroup()),
         used("ring_buffers", "5.8", "cannot run with --bpf-log", is_map_supported(MapType::RingBuf).map_err(Into::into)),
         used("jit", "3.18", "is slow", has_jit()),
@@ -83,6 +87,16 @@ fn maps_arrays() -> Result<bool> {
 fn has_bpffs() -> Result<bool> {
     let known = fs::read_to_string(FILE_SYSTEMS).with_context(|| format!("reading {FILE_SYSTEMS}"))?;
     Ok(known.lines().any(|line| line.split_whitespace().last() == Some("bpf")))
+}
+
+/// Whether the kernel tells what programs need to know to read the state of a checksum in this way.
+fn finds_checksum_state(way: Checksums) -> bool {
+    ChecksumState::on_this_kernel(way).first().is_some_and(|state| state.way() == way)
+}
+
+/// The helper is not there where the kernel is locked down.
+fn reads_checksum_state() -> Result<bool> {
+    Ok(finds_checksum_state(Checksums::Read) && has_helpers(ProgramType::SchedClassifier, &[BpfHelper::BPF_FUNC_probe_read_kernel])?)
 }
 
 fn has_xdp() -> Result<bool> {

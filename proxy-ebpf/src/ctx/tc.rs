@@ -3,7 +3,8 @@
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode},
     helpers::generated::{
-        bpf_csum_diff, bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
+        bpf_csum_diff, bpf_csum_update, bpf_l4_csum_replace, bpf_probe_read_kernel, bpf_skb_adjust_room, bpf_skb_change_tail,
+        bpf_skb_pull_data,
     },
 };
 use proxy_common::{CAST_PLACEHOLDER, reason::Reason};
@@ -80,13 +81,30 @@ impl<const L2: bool> TcCtx<L2> {
     #[inline(always)]
     fn checksum_state(&self) -> Option<u8> {
         let bit = settings::ip_summed()?;
+        let offset = (bit / 8) as usize;
+        let byte = if settings::reads_kernel() { self.read_kernel(offset)? } else { self.cast_and_read(offset) };
+        Some(byte >> (bit % 8) & 3)
+    }
+
+    /// A byte of the kernel's own socket buffer.
+    #[inline(always)]
+    fn cast_and_read(&self, offset: usize) -> u8 {
         // SAFETY: the daemon puts a call of the kernel's `bpf_cast_to_kern_ctx` in the place of this one, or it is never reached.
         let cast = unsafe { core::mem::transmute::<usize, Cast>(CAST_PLACEHOLDER as usize) };
         // SAFETY: as above; it yields the kernel's own socket buffer.
         let skb = unsafe { cast(self.skb) };
         // SAFETY: a byte of it, by the kernel's own word; the verifier checks it again.
-        let byte = unsafe { *skb.wrapping_add((bit / 8) as usize) };
-        Some(byte >> (bit % 8) & 3)
+        unsafe { *skb.wrapping_add(offset) }
+    }
+
+    /// The same by a helper: what a program is given is the kernel's own socket buffer, only that the verifier does not let it look there.
+    #[inline(always)]
+    fn read_kernel(&self, offset: usize) -> Option<u8> {
+        let mut byte = 0_u8;
+        let place = self.skb.cast::<u8>().wrapping_add(offset);
+        // SAFETY: the helper writes the one byte, and checks where it reads.
+        let error = unsafe { bpf_probe_read_kernel((&raw mut byte).cast(), 1, place.cast()) };
+        (error == 0).then_some(byte)
     }
 
     /// Changes a checksum directly. Says no where only the kernel's helpers know what to do.

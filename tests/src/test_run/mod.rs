@@ -24,7 +24,7 @@ use proxy_common::{
 };
 use proxy_daemon::{
     config::Sizes,
-    datapath::{self, Clock, Datapath, Options},
+    datapath::{self, Checksums, Clock, Datapath, Options},
     expiry::Expiry,
     filter,
     maps::{Direction, FlowTable, FrontendTable, KernelMaps, Maps as _, Pins, Row},
@@ -53,8 +53,12 @@ pub const SNAT_PORTS: std::ops::RangeInclusive<u16> = 1024..=29_999;
 const A_WHILE: Duration = Duration::from_mins(2);
 
 /// How programs and maps are loaded in every test that does not ask for others.
-pub const OPTIONS: Options =
-    Options { sizes: Sizes { frontends: 256, backends: 1024, flows: 4096, services: 64 }, xdp: true, checksum_state: true, bpf_log: false };
+pub const OPTIONS: Options = Options {
+    sizes: Sizes { frontends: 256, backends: 1024, flows: 4096, services: 64 },
+    xdp: true,
+    checksums: Checksums::Cast,
+    bpf_log: false,
+};
 
 /// What a program says of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,9 +117,9 @@ impl TestNode {
         Self::load(masquerade, Options { sizes: Sizes { backends, ..OPTIONS.sizes }, ..OPTIONS })
     }
 
-    /// The same with programs that change checksums by the kernel's helpers, as they must where they cannot read a checksum's state.
-    pub fn with_helpers(masquerade: &[IpAddr]) -> Result<Self> {
-        Self::load(masquerade, Options { checksum_state: false, ..OPTIONS })
+    /// The same with programs that change checksums in this way, or in the next one that this machine has.
+    pub fn with_checksums(masquerade: &[IpAddr], checksums: Checksums) -> Result<Self> {
+        Self::load(masquerade, Options { checksums, ..OPTIONS })
     }
 
     /// The same with programs that log what they decide.

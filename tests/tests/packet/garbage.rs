@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, env, net::SocketAddr};
 
 use proxy_common::{Protocol, reason::Reason};
-use proxy_daemon::maps::Direction;
+use proxy_daemon::{datapath::Checksums, maps::Direction};
 use shunt_tests::{
     Family, addr, gate,
     gate::Need,
@@ -45,9 +45,9 @@ fn programs_with_ethernet_take_any_frame() {
     if gate::skip(NEEDS) {
         return;
     }
-    for (seed, make) in (1..).zip([TestNode::new, TestNode::with_helpers]) {
+    for (seed, way) in (1..).zip(Checksums::ALL) {
         let mut garbage = Garbage::new(seed, rows::all().into_iter().map(|row| row.frame).collect());
-        let mut run = Run::new(make);
+        let mut run = Run::new(way);
         for _ in 0..frames() {
             let frame = garbage.frame();
             if is_taken(&frame) {
@@ -66,9 +66,9 @@ fn programs_without_ethernet_take_any_packet() {
     if gate::skip(NEEDS) {
         return;
     }
-    for (seed, make) in (3..).zip([TestNode::new, TestNode::with_helpers]) {
+    for (seed, way) in (3..).zip(Checksums::ALL) {
         let mut garbage = Garbage::new(seed, marked_frames());
-        let mut run = Run::new(make);
+        let mut run = Run::new(way);
         for _ in 0..frames() {
             let frame = garbage.frame();
             for packet in [&frame[..], &frame[ETHERNET..]].into_iter().filter(|packet| is_taken(packet)) {
@@ -93,9 +93,9 @@ struct Run {
 type Control = (proxy_daemon::tables::Snapshot, proxy_common::NodeRow);
 
 impl Run {
-    fn new(make: fn(&[std::net::IpAddr]) -> anyhow::Result<TestNode>) -> Self {
+    fn new(checksums: Checksums) -> Self {
         let cluster = cluster();
-        let mut node = make(cluster.node_ips()).unwrap();
+        let mut node = TestNode::with_checksums(cluster.node_ips(), checksums).unwrap();
         node.apply(&cluster.plans()).unwrap();
         let rows = node.control_rows().unwrap();
         Self { node, judge: Judge::new(&cluster), rows, counted: Counted::default(), translated: [0; 2] }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use proxy_common::{FlowState, ServiceCounters, Side, reason::Reason};
-use proxy_daemon::model::ServicePortName;
+use proxy_daemon::{datapath::Checksums, model::ServicePortName};
 use shunt_tests::{
     Family, gate,
     packet::{L4, Packet, flags, verify_checksums},
@@ -21,8 +21,8 @@ fn every_row_through_the_programs() {
     }
     let cluster = rows::cluster();
     let plans = cluster.plans();
-    for node in [TestNode::new(cluster.node_ips()), TestNode::with_helpers(cluster.node_ips())] {
-        let mut node = node.unwrap();
+    for way in Checksums::ALL {
+        let mut node = TestNode::with_checksums(cluster.node_ips(), way).unwrap();
         node.apply(&plans).unwrap();
         for row in rows::all() {
             // What panics below says what; this says where.
@@ -64,8 +64,8 @@ fn what_goes_on_keeps_the_sum_of_its_device() {
         return;
     }
     let cluster = rows::cluster();
-    for node in [TestNode::new(cluster.node_ips()), TestNode::with_helpers(cluster.node_ips())] {
-        let mut node = node.unwrap();
+    for way in Checksums::ALL {
+        let mut node = TestNode::with_checksums(cluster.node_ips(), way).unwrap();
         node.apply(&cluster.plans()).unwrap();
         keeps_the_sum(&mut node);
     }

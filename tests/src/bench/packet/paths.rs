@@ -1,6 +1,7 @@
 //! The paths: which program, which packets, what must become of them, and which floor they are held against.
 
 use proxy_common::reason::Reason;
+use proxy_daemon::datapath::Checksums;
 
 use super::sample::{End, Sample, Transport};
 use crate::addr::Family;
@@ -60,8 +61,8 @@ pub(super) struct Path {
     pub(super) counted: &'static [Reason],
     /// Whether every packet is of a flow that was not seen before.
     pub(super) is_new: bool,
-    /// Whether checksums are changed by the kernel's helpers, although the machine offers more.
-    pub(super) has_helpers: bool,
+    /// How checksums are changed, although the machine may offer more.
+    pub(super) checksums: Checksums,
 }
 
 /// What floors are run on.
@@ -98,7 +99,8 @@ pub(super) const PATHS: &[Path] = &[
     Path::floor("tc-floor-parse", Kind::Tc, Floor::Parse, (End::Client, End::Service)),
     Path::floor("tc-floor-nat", Kind::Tc, Floor::Nat, TO_BACKEND),
     Path::at(WORKLOAD_INGRESS, "tc-clusterip-known", TO_SERVICE, TO_BACKEND).after(CONNECTED),
-    Path::at(WORKLOAD_INGRESS, "tc-clusterip-known-helpers", TO_SERVICE, TO_BACKEND).after(CONNECTED).by_helpers(),
+    Path::at(WORKLOAD_INGRESS, "tc-clusterip-known-read", TO_SERVICE, TO_BACKEND).after(CONNECTED).by(Checksums::Read),
+    Path::at(WORKLOAD_INGRESS, "tc-clusterip-known-helpers", TO_SERVICE, TO_BACKEND).after(CONNECTED).by(Checksums::Helpers),
     Path::at(WORKLOAD_EGRESS, "tc-reply-known", FROM_BACKEND, TO_CLIENT).after(CONNECTED),
     Path::at(WORKLOAD_INGRESS, "tc-udp-known", DATAGRAM, TO_BACKEND).after(ASKED),
     Path::at(WORKLOAD_INGRESS, "tc-new-flow", SYN, TO_BACKEND).new_flows().counting(&[Reason::NewFlow]),
@@ -115,7 +117,18 @@ impl Path {
     /// A shipped program that translates packets of known flows, and counts nothing but the Service's packets.
     const fn at((kind, program): (Kind, &'static str), name: &'static str, packet: Sample, becomes: (End, End)) -> Self {
         let program = Program::Shipped(program);
-        Self { name, kind, program, floor: Floor::Nat, before: &[], packet, becomes, counted: &[], is_new: false, has_helpers: false }
+        Self {
+            name,
+            kind,
+            program,
+            floor: Floor::Nat,
+            before: &[],
+            packet,
+            becomes,
+            counted: &[],
+            is_new: false,
+            checksums: Checksums::Cast,
+        }
     }
 
     /// A floor stands on what the driver costs.
@@ -131,7 +144,7 @@ impl Path {
             becomes,
             counted: &[],
             is_new: false,
-            has_helpers: false,
+            checksums: Checksums::Cast,
         }
     }
 
@@ -148,8 +161,8 @@ impl Path {
         Self { counted, ..self }
     }
 
-    const fn by_helpers(self) -> Self {
-        Self { has_helpers: true, ..self }
+    const fn by(self, checksums: Checksums) -> Self {
+        Self { checksums, ..self }
     }
 
     const fn new_flows(self) -> Self {

@@ -1,7 +1,10 @@
 //! A path with all that it needs: a node whose flows are as its name says, the path's program in a driver, and its floor in another.
 
 use anyhow::{Context as _, Result, ensure};
-use proxy_daemon::{config::Sizes, datapath::Options};
+use proxy_daemon::{
+    config::Sizes,
+    datapath::{Checksums, Options},
+};
 
 use super::{
     check::check,
@@ -39,7 +42,7 @@ impl Scene {
     /// Loads everything and lets the packets pass that come before the path's own.
     pub(super) fn new(path: &Path, family: Family, flows: u32) -> Result<Self> {
         let entries = if path.is_new { flows * 2 } else { FLOWS };
-        let node = serve(entries, !path.has_helpers)?;
+        let node = serve(entries, path.checksums)?;
         for step in path.before {
             establish(&node, *step, family, flows)?;
         }
@@ -117,12 +120,12 @@ impl Lane {
 }
 
 /// A node with a Service of every kind and one backend, which is on it.
-fn serve(flows: u32, checksum_state: bool) -> Result<TestNode> {
+fn serve(flows: u32, checksums: Checksums) -> Result<TestNode> {
     let node = sample::node().both();
     let mut cluster = Cluster::of_node("n1", &node);
     let service = Service::named("s1").cluster_ips(addr::cluster_ips(1)).node_port(PORT, TARGET, NODE_PORT);
     cluster.apply(service.with_endpoints(&[Endpoint::at(sample::backend(), "n1")]));
-    let options = Options { sizes: Sizes { flows, ..OPTIONS.sizes }, checksum_state, ..OPTIONS };
+    let options = Options { sizes: Sizes { flows, ..OPTIONS.sizes }, checksums, ..OPTIONS };
     let mut test = TestNode::load(&node, options)?;
     test.apply(&cluster.plans())?;
     Ok(test)
