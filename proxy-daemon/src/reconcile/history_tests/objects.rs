@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 pub(super) fn service(chance: &mut Chance) -> Value {
     let name = chance.below(4);
     let port = |chance: &mut Chance, name| {
-        let (port, node_port) = (80 + chance.below(2), [0, 30_000, 30_001][chance.below(3)]);
+        // A frontend may be the very address and port at which node ports are served.
+        let (port, node_port) = ([80, 81, 30_000][chance.below(3)], [0, 30_000, 30_001][chance.below(3)]);
         json!({"name": name, "protocol": chance.of(&["TCP", "UDP"]), "port": port, "nodePort": node_port})
     };
     json!({
