@@ -4,32 +4,28 @@
 //! (`CHECKSUM_NONE`) unless one is asked for, and a redirect is only said and not done.
 
 mod raw;
+mod run;
+mod state;
+
+pub use self::{
+    run::{Ran, Runner, Verdict},
+    state::OfFamily,
+};
 
 use std::{
     fs,
-    net::{IpAddr, SocketAddr},
-    os::fd::AsFd as _,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
-use aya::{
-    maps::{HashMap, Map, MapData},
-    programs::{ProgramFd, ProgramInfo, TestRun as _, TestRunOptions},
-};
-use bytemuck::{Pod, Zeroable as _};
-use proxy_common::{
-    Addr4, Addr6, Address as _, Family, Flow, FlowKey, Port, ServiceCounters, SnatSource, V4, V6, filter::Place, maps as names,
-    reason::Reason,
-};
+use bytemuck::Zeroable as _;
+use proxy_common::{Address as _, Family, Port, SnatSource, V4, V6, reason::Reason};
 use proxy_daemon::{
     config::Sizes,
-    datapath::{self, Checksums, Clock, Datapath, Options},
-    expiry::Expiry,
-    filter,
-    maps::{Direction, FlowTable, FrontendTable, KernelMaps, Maps as _, Pins, Row},
+    datapath::{self, Checksums, Datapath, Options},
+    maps::{KernelMaps, Maps as _, Pins},
     model::ServicePortName,
-    net::Role,
     tables::{self, Tables},
 };
 
@@ -37,7 +33,7 @@ use crate::{
     gate::Need,
     name::BedName,
     scratch::{Kind, Scratch},
-    tracer::{Hook, Plans},
+    tracer::Plans,
 };
 
 /// What running programs takes.
@@ -59,38 +55,6 @@ pub const OPTIONS: Options = Options {
     checksums: Checksums::Cast,
     bpf_log: false,
 };
-
-/// What a program says of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Other programs on the device see the packet next (`TCX_NEXT`, `TC_ACT_UNSPEC`).
-    Next,
-    /// The packet is dropped (`TC_ACT_SHOT`).
-    Shot,
-    /// The packet goes out of a device (`TC_ACT_REDIRECT`).
-    Redirect,
-}
-
-/// What a program has done to a packet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ran {
-    pub verdict: Verdict,
-    /// The packet afterwards.
-    pub frame: Vec<u8>,
-}
-
-/// Runs one program, on any thread.
-#[derive(Debug)]
-pub struct Runner {
-    program: ProgramFd,
-}
-
-/// What a family's maps are called here, and which of the node's tables is its own.
-pub trait OfFamily: Family<Addr: proxy_common::Address> {
-    const FLOWS: &'static str;
-    fn flows(maps: &KernelMaps) -> &FlowTable<Self>;
-    fn tables(maps: &mut KernelMaps) -> (&mut FlowTable<Self>, &FrontendTable<Self>);
-}
 
 /// Programs and maps of a node of its own.
 pub struct TestNode {
@@ -174,179 +138,6 @@ impl TestNode {
         }
         Ok(())
     }
-
-    /// A shipped program, of whatever type.
-    pub fn program_fd(&self, name: &str) -> Result<ProgramFd> {
-        let program = ProgramInfo::from_pin(self.pins.programs().join(name)).with_context(|| format!("there is no program {name}"))?;
-        Ok(program.fd()?)
-    }
-
-    /// Runs the program of a hook on a frame with an Ethernet header.
-    pub fn run(&mut self, hook: Hook, frame: &[u8]) -> Result<Ran> {
-        self.run_program(program(hook), frame)
-    }
-
-    /// Runs the program that a hook of a device without Ethernet headers has, on a packet that starts with its network header.
-    ///
-    /// The kernel's test run takes the protocol of every packet from its bytes 12 and 13: they must be the ethertype all the same.
-    pub fn run_without_ethernet(&mut self, direction: Direction, packet: &[u8]) -> Result<Ran> {
-        self.run_program(
-            match direction {
-                Direction::Ingress => "uplink_l3_ingress",
-                Direction::Egress => "uplink_l3_egress",
-            },
-            packet,
-        )
-    }
-
-    /// Runs the XDP program on a frame, which it lets pass: the frame afterwards.
-    pub fn run_xdp(&mut self, frame: &[u8]) -> Result<Vec<u8>> {
-        const XDP_PASS: u32 = 2;
-        let mut out = vec![0; frame.len() + 256];
-        let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
-        let result = self.datapath.xdp()?.test_run(options).context("test run of uplink_xdp")?;
-        anyhow::ensure!(result.return_value == XDP_PASS, "the action is {}", result.return_value);
-        out.truncate(result.data_size_out as usize);
-        // What is translated has a mark before it, for tc.
-        Ok(out.split_off(out.len() - frame.len()))
-    }
-
-    fn run_program(&mut self, name: &str, frame: &[u8]) -> Result<Ran> {
-        // Answers may be longer than what they answer.
-        let mut out = vec![0; frame.len() + 256];
-        let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
-        let result = self.datapath.program(name)?.test_run(options).with_context(|| format!("test run of {name}"))?;
-        out.truncate(result.data_size_out as usize);
-        Ok(Ran { verdict: Verdict::of(result.return_value)?, frame: out })
-    }
-
-    /// Runs the program of a hook on a frame as it comes from a device that has computed a sum over it (`CHECKSUM_COMPLETE`), which must be
-    /// right afterwards too.
-    pub fn run_with_sum(&mut self, hook: Hook, frame: &[u8]) -> Result<Verdict> {
-        let name = program(hook);
-        let fd = self.datapath.program(name)?.fd()?.try_clone()?;
-        let value = raw::test_run_with_sum(fd.as_fd(), frame).with_context(|| format!("test run of {name}"))?;
-        Verdict::of(value)
-    }
-
-    /// What runs the program of a hook from another thread.
-    pub fn runner(&mut self, hook: Hook) -> Result<Runner> {
-        Ok(Runner { program: self.datapath.program(program(hook))?.fd()?.try_clone()? })
-    }
-
-    /// What was counted since the last call, and how often.
-    pub fn take_counted(&mut self) -> Result<Vec<(Reason, u64)>> {
-        let now = self.maps.reasons()?;
-        let before = std::mem::replace(&mut self.counted, now);
-        let differences = self.counted.iter().zip(before).map(|((reason, now), (_, before))| (*reason, now - before));
-        Ok(differences.filter(|(_, n)| *n > 0).collect())
-    }
-
-    /// What was counted for a service port since its rows were made.
-    pub fn service_counters(&self, name: &ServicePortName) -> Result<ServiceCounters> {
-        let id = self.tables.id(name).with_context(|| format!("{name} has no rows"))?;
-        Ok(self.maps.service_counters(id)?)
-    }
-
-    /// Every flow entry of a family, in order.
-    pub fn flows<F: OfFamily>(&self) -> Vec<(FlowKey<F>, Flow<F>)>
-    where
-        FlowKey<F>: Pod,
-        Flow<F>: Pod,
-    {
-        let mut entries: Vec<_> = F::flows(&self.maps).entries().collect();
-        entries.sort_by_key(|(key, _)| *key);
-        entries
-    }
-
-    /// Removes one flow entry.
-    pub fn remove_flow<F: OfFamily>(&mut self, key: &FlowKey<F>) -> Result<()>
-    where
-        FlowKey<F>: Pod,
-        Flow<F>: Pod,
-    {
-        Ok(F::tables(&mut self.maps).0.remove(key)?)
-    }
-
-    /// Removes every flow entry.
-    pub fn forget_flows(&mut self) -> Result<()> {
-        for (key, _) in self.flows::<V4>() {
-            self.remove_flow(&key)?;
-        }
-        for (key, _) in self.flows::<V6>() {
-            self.remove_flow(&key)?;
-        }
-        Ok(())
-    }
-
-    /// Takes marks of the service filter back as the daemon does.
-    pub fn age_filter(&self) -> Result<()> {
-        Ok(filter::round(&self.maps)?)
-    }
-
-    /// Whether the service filter has a mark at the place of an address and a port.
-    pub fn is_marked(&self, end: SocketAddr) -> Result<bool> {
-        let port = Port::from_host(end.port());
-        let place = match end.ip() {
-            IpAddr::V4(ip) => Place::of(Addr4::from_wire(ip.octets()), port),
-            IpAddr::V6(ip) => Place::of(Addr6::from_wire(ip.octets()), port),
-        };
-        Ok(self.maps.filter.is_marked(place)?)
-    }
-
-    /// Makes every flow entry of a family older by so many seconds.
-    pub fn age_flows<F: OfFamily>(&mut self, secs: u32) -> Result<()>
-    where
-        FlowKey<F>: Pod,
-        Flow<F>: Pod,
-    {
-        let path = self.pins.maps().join(F::FLOWS);
-        let mut map: HashMap<_, Row<FlowKey<F>>, Row<Flow<F>>> = Map::from_map_data(MapData::from_pin(path)?)?.try_into()?;
-        let jiffies = secs * self.hz()?;
-        for (key, flow) in self.flows::<F>() {
-            let last_used = flow.last_used.wrapping_sub(jiffies);
-            map.insert(Row(key), Row(Flow { last_used, ..flow }), 0)?;
-        }
-        Ok(())
-    }
-
-    /// What the kernel's clock shows, in jiffies.
-    pub fn clock(&self) -> Result<u32> {
-        Clock::open(&self.pins.programs())?.now()
-    }
-
-    /// How many jiffies a second has.
-    pub fn hz(&self) -> Result<u32> {
-        Ok(self.maps.node()?.hz)
-    }
-
-    /// A family's flows as the daemon's expiry sees them so many seconds after the last of them was used, however long ago that is.
-    pub fn expiry<F: OfFamily>(&mut self, secs: u32) -> Result<Expiry<'_, F>>
-    where
-        FlowKey<F>: Pod,
-        Flow<F>: Pod,
-    {
-        let (hz, clock) = (self.hz()?, self.clock()?);
-        let silence = self.flows::<F>().iter().map(|(_, flow)| clock.wrapping_sub(flow.last_used)).min().unwrap_or(0);
-        let now = clock.wrapping_sub(silence).wrapping_add(secs * hz);
-        let (flows, frontends) = F::tables(&mut self.maps);
-        Ok(Expiry { flows, frontends, now, hz })
-    }
-
-    /// All that the daemon has written and no program may change.
-    pub fn control_rows(&self) -> Result<(tables::Snapshot, proxy_common::NodeRow)> {
-        Ok((self.maps.snapshot()?, self.maps.node()?))
-    }
-}
-
-/// The program of a hook of a device with Ethernet headers.
-fn program(hook: Hook) -> &'static str {
-    match (hook.role, hook.direction) {
-        (Role::Workload, Direction::Ingress) => "workload_ingress",
-        (Role::Workload, Direction::Egress) => "workload_egress",
-        (Role::Uplink, Direction::Ingress) => "uplink_ingress",
-        (Role::Uplink, Direction::Egress) => "uplink_egress",
-    }
 }
 
 fn snat_source<F: Family>(addrs: &[IpAddr]) -> SnatSource<F> {
@@ -357,57 +148,5 @@ fn snat_source<F: Family>(addrs: &[IpAddr]) -> SnatSource<F> {
         first_port: port(*SNAT_PORTS.start()),
         last_port: port(*SNAT_PORTS.end()),
         pad: F::RowPad::zeroed(),
-    }
-}
-
-// === impl Runner ===
-
-impl Runner {
-    /// Runs the program on a frame with an Ethernet header.
-    pub fn run(&self, frame: &[u8]) -> Result<Ran> {
-        let mut out = vec![0; frame.len() + 256];
-        let (value, len) = raw::test_run(self.program.as_fd(), frame, &mut out)?;
-        out.truncate(len);
-        Ok(Ran { verdict: Verdict::of(value)?, frame: out })
-    }
-}
-
-// === impl Verdict ===
-
-impl Verdict {
-    /// Reads a program's return value.
-    fn of(value: u32) -> Result<Self> {
-        match value.cast_signed() {
-            -1 => Ok(Self::Next),
-            2 => Ok(Self::Shot),
-            7 => Ok(Self::Redirect),
-            other => anyhow::bail!("a program returned {other}, which none of ours does"),
-        }
-    }
-}
-
-// === impl OfFamily ===
-
-impl OfFamily for V4 {
-    const FLOWS: &'static str = names::FLOWS_V4;
-
-    fn flows(maps: &KernelMaps) -> &FlowTable<Self> {
-        &maps.flows4
-    }
-
-    fn tables(maps: &mut KernelMaps) -> (&mut FlowTable<Self>, &FrontendTable<Self>) {
-        (&mut maps.flows4, &maps.frontends4)
-    }
-}
-
-impl OfFamily for V6 {
-    const FLOWS: &'static str = names::FLOWS_V6;
-
-    fn flows(maps: &KernelMaps) -> &FlowTable<Self> {
-        &maps.flows6
-    }
-
-    fn tables(maps: &mut KernelMaps) -> (&mut FlowTable<Self>, &FrontendTable<Self>) {
-        (&mut maps.flows6, &maps.frontends6)
     }
 }

@@ -1,0 +1,159 @@
+//! What the maps of a node hold after its programs ran: counters, flows, marks and the clock.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context as _, Result};
+use aya::maps::{HashMap, Map, MapData};
+use bytemuck::Pod;
+use proxy_common::{Addr4, Addr6, Family, Flow, FlowKey, Port, ServiceCounters, V4, V6, filter::Place, maps as names, reason::Reason};
+use proxy_daemon::{
+    datapath::Clock,
+    expiry::Expiry,
+    filter,
+    maps::{FlowTable, FrontendTable, KernelMaps, Maps as _, Row},
+    model::ServicePortName,
+    tables,
+};
+
+use super::TestNode;
+
+/// What a family's maps are called here, and which of the node's tables is its own.
+pub trait OfFamily: Family<Addr: proxy_common::Address> {
+    const FLOWS: &'static str;
+    fn flows(maps: &KernelMaps) -> &FlowTable<Self>;
+    fn tables(maps: &mut KernelMaps) -> (&mut FlowTable<Self>, &FrontendTable<Self>);
+}
+
+// === impl TestNode ===
+
+impl TestNode {
+    /// What was counted since the last call, and how often.
+    pub fn take_counted(&mut self) -> Result<Vec<(Reason, u64)>> {
+        let now = self.maps.reasons()?;
+        let before = std::mem::replace(&mut self.counted, now);
+        let differences = self.counted.iter().zip(before).map(|((reason, now), (_, before))| (*reason, now - before));
+        Ok(differences.filter(|(_, n)| *n > 0).collect())
+    }
+
+    /// What was counted for a service port since its rows were made.
+    pub fn service_counters(&self, name: &ServicePortName) -> Result<ServiceCounters> {
+        let id = self.tables.id(name).with_context(|| format!("{name} has no rows"))?;
+        Ok(self.maps.service_counters(id)?)
+    }
+
+    /// Every flow entry of a family, in order.
+    pub fn flows<F: OfFamily>(&self) -> Vec<(FlowKey<F>, Flow<F>)>
+    where
+        FlowKey<F>: Pod,
+        Flow<F>: Pod,
+    {
+        let mut entries: Vec<_> = F::flows(&self.maps).entries().collect();
+        entries.sort_by_key(|(key, _)| *key);
+        entries
+    }
+
+    /// Removes one flow entry.
+    pub fn remove_flow<F: OfFamily>(&mut self, key: &FlowKey<F>) -> Result<()>
+    where
+        FlowKey<F>: Pod,
+        Flow<F>: Pod,
+    {
+        Ok(F::tables(&mut self.maps).0.remove(key)?)
+    }
+
+    /// Removes every flow entry.
+    pub fn forget_flows(&mut self) -> Result<()> {
+        for (key, _) in self.flows::<V4>() {
+            self.remove_flow(&key)?;
+        }
+        for (key, _) in self.flows::<V6>() {
+            self.remove_flow(&key)?;
+        }
+        Ok(())
+    }
+
+    /// Takes marks of the service filter back as the daemon does.
+    pub fn age_filter(&self) -> Result<()> {
+        Ok(filter::round(&self.maps)?)
+    }
+
+    /// Whether the service filter has a mark at the place of an address and a port.
+    pub fn is_marked(&self, end: SocketAddr) -> Result<bool> {
+        let port = Port::from_host(end.port());
+        let place = match end.ip() {
+            IpAddr::V4(ip) => Place::of(Addr4::from_wire(ip.octets()), port),
+            IpAddr::V6(ip) => Place::of(Addr6::from_wire(ip.octets()), port),
+        };
+        Ok(self.maps.filter.is_marked(place)?)
+    }
+
+    /// Makes every flow entry of a family older by so many seconds.
+    pub fn age_flows<F: OfFamily>(&mut self, secs: u32) -> Result<()>
+    where
+        FlowKey<F>: Pod,
+        Flow<F>: Pod,
+    {
+        let path = self.pins.maps().join(F::FLOWS);
+        let mut map: HashMap<_, Row<FlowKey<F>>, Row<Flow<F>>> = Map::from_map_data(MapData::from_pin(path)?)?.try_into()?;
+        let jiffies = secs * self.hz()?;
+        for (key, flow) in self.flows::<F>() {
+            let last_used = flow.last_used.wrapping_sub(jiffies);
+            map.insert(Row(key), Row(Flow { last_used, ..flow }), 0)?;
+        }
+        Ok(())
+    }
+
+    /// What the kernel's clock shows, in jiffies.
+    pub fn clock(&self) -> Result<u32> {
+        Clock::open(&self.pins.programs())?.now()
+    }
+
+    /// How many jiffies a second has.
+    pub fn hz(&self) -> Result<u32> {
+        Ok(self.maps.node()?.hz)
+    }
+
+    /// A family's flows as the daemon's expiry sees them so many seconds after the last of them was used, however long ago that is.
+    pub fn expiry<F: OfFamily>(&mut self, secs: u32) -> Result<Expiry<'_, F>>
+    where
+        FlowKey<F>: Pod,
+        Flow<F>: Pod,
+    {
+        let (hz, clock) = (self.hz()?, self.clock()?);
+        let silence = self.flows::<F>().iter().map(|(_, flow)| clock.wrapping_sub(flow.last_used)).min().unwrap_or(0);
+        let now = clock.wrapping_sub(silence).wrapping_add(secs * hz);
+        let (flows, frontends) = F::tables(&mut self.maps);
+        Ok(Expiry { flows, frontends, now, hz })
+    }
+
+    /// All that the daemon has written and no program may change.
+    pub fn control_rows(&self) -> Result<(tables::Snapshot, proxy_common::NodeRow)> {
+        Ok((self.maps.snapshot()?, self.maps.node()?))
+    }
+}
+
+// === impl OfFamily ===
+
+impl OfFamily for V4 {
+    const FLOWS: &'static str = names::FLOWS_V4;
+
+    fn flows(maps: &KernelMaps) -> &FlowTable<Self> {
+        &maps.flows4
+    }
+
+    fn tables(maps: &mut KernelMaps) -> (&mut FlowTable<Self>, &FrontendTable<Self>) {
+        (&mut maps.flows4, &maps.frontends4)
+    }
+}
+
+impl OfFamily for V6 {
+    const FLOWS: &'static str = names::FLOWS_V6;
+
+    fn flows(maps: &KernelMaps) -> &FlowTable<Self> {
+        &maps.flows6
+    }
+
+    fn tables(maps: &mut KernelMaps) -> (&mut FlowTable<Self>, &FrontendTable<Self>) {
+        (&mut maps.flows6, &maps.frontends6)
+    }
+}
