@@ -136,6 +136,7 @@ mod tests {
             ("bad-ip", yaml(&with(&["spec", "clusterIPs", "0"], json!("10.96.0.300"), "bad-ip"))),
             ("bad-type", yaml(&with(&["spec", "ports"], json!("many"), "bad-type"))),
             ("wrong-family", yaml(&wrong_family())),
+            ("no-service", yaml(&without_a_service())),
         ]
     }
 
@@ -153,6 +154,12 @@ mod tests {
         let endpoint = Endpoint::at(Addrs::new("10.244.1.99", "fd00:244:0:1::99"), "n1");
         let [mut slice, _] = service("wrong-family", 8).slices(&[endpoint]);
         slice["endpoints"][0]["addresses"][0] = json!("fd00:244:0:1::99");
+        slice
+    }
+
+    /// A slice of a Service that is not there.
+    fn without_a_service() -> Value {
+        let [slice, _] = service("no-service", 9).slices(&[Endpoint::at(Addrs::new("10.244.1.99", "fd00:244:0:1::99"), "n1")]);
         slice
     }
 

@@ -43,8 +43,10 @@ impl Exchanger {
         let (done, waiting) = oneshot::channel();
         // Where nobody takes it, there is no answer either.
         drop(self.exchanges.send(Exchange { datapath, done }));
-        let waiting = waiting.await.context("devices are not served any more")??;
+        let answer = waiting.await.context("devices are not served any more")?;
+        // Whatever the answer: these are what devices get from now on.
         self.options = options;
+        let waiting = answer?;
         if waiting > 0 {
             bail!("{waiting} devices do not have the new programs yet: the log says why");
         }

@@ -79,6 +79,8 @@ pub struct Model {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
     No,
+    /// Not yet, but it was so when it was asked for before.
+    Soon,
     Yes,
 }
 
@@ -124,12 +126,20 @@ impl Model {
 
     /// What has come up since the last call.
     pub fn take_notices(&mut self) -> Vec<Notice> {
-        let orphans = self
-            .orphans
-            .iter_mut()
-            .filter_map(|(service, told)| (mem::replace(told, Told::Yes) == Told::No).then(|| Notice::NoService(service.clone())));
-        let orphans: Vec<_> = orphans.collect();
-        self.claims.take_conflicts().into_iter().map(Notice::Conflict).chain(orphans).collect()
+        self.claims.take_conflicts().into_iter().map(Notice::Conflict).collect()
+    }
+
+    /// The endpoints that had no Service at the last call, and still have none. A Service may come after its slices, and go before them, so this
+    /// is to be asked seldom.
+    pub fn take_orphans(&mut self) -> Vec<Notice> {
+        let mut orphans = Vec::new();
+        for (service, told) in &mut self.orphans {
+            if *told == Told::Soon {
+                orphans.push(Notice::NoService(service.clone()));
+            }
+            *told = if *told == Told::No { Told::Soon } else { Told::Yes };
+        }
+        orphans
     }
 
     fn apply_service(&mut self, service: Service) {

@@ -61,6 +61,10 @@ fn notices(model: &mut Model) -> Vec<String> {
     model.take_notices().iter().map(ToString::to_string).collect()
 }
 
+fn orphans(model: &mut Model) -> Vec<String> {
+    model.take_orphans().iter().map(ToString::to_string).collect()
+}
+
 #[test]
 fn only_what_a_change_concerns_is_dirty() {
     let mut model = Model::default();
@@ -135,8 +139,13 @@ fn endpoints_without_a_service_are_told_of_once() {
     apply_slice(&mut model, slice("lost-1", "lost", &["10.1.0.1"]));
     apply_slice(&mut model, slice("lost-2", "lost", &["10.1.0.2"]));
     apply_slice(&mut model, slice("empty-1", "empty", &[]));
-    assert_eq!(notices(&mut model), ["endpoints for default/lost, which is no Service to be served here"]);
+    apply_slice(&mut model, slice("late-1", "late", &["10.1.0.1"]));
+    assert_eq!(orphans(&mut model), [""; 0], "their Service may be on its way");
+    apply(&mut model, service("late", "10.0.0.2", &[], 1));
+    dirty(&mut model);
+    assert_eq!(orphans(&mut model), ["endpoints for default/lost, which is no Service to be served here"]);
     apply_slice(&mut model, slice("lost-1", "lost", &["10.1.0.3"]));
+    assert_eq!((orphans(&mut model), orphans(&mut model)), (vec![], vec![]), "said once");
     assert_eq!(notices(&mut model), [""; 0]);
     assert_eq!(dirty(&mut model), "");
 }

@@ -19,7 +19,7 @@ use std::{
 use crate::{
     fullness::Fullness,
     maps::{self, Maps},
-    model::{Change, Model, Notice, ServicePortName},
+    model::{Change, Model, ServicePortName},
     plan::{NodeFacts, plan},
     tables::{self, Fill, Sizes, Tables, Usage},
 };
@@ -122,11 +122,7 @@ impl<M: Maps> Reconciler<M> {
             return round;
         }
         for notice in self.model.take_notices() {
-            match notice {
-                Notice::Conflict(_) => tracing::warn!("{notice}"),
-                // It may be on its way.
-                Notice::NoService(_) => tracing::debug!("{notice}"),
-            }
+            tracing::warn!("{notice}");
         }
         self.pending.append(&mut self.model.take_dirty());
         if let Err(error) = self.adopt() {
@@ -185,6 +181,9 @@ impl<M: Maps> Reconciler<M> {
     /// Clears what has rested, and what a run left that ended half-way. Now and again is often enough.
     pub fn sweep(&mut self, now: Instant) -> Result<(), maps::Error> {
         let Some(tables) = &mut self.tables else { return Ok(()) };
+        for orphan in self.model.take_orphans() {
+            tracing::warn!("{orphan}");
+        }
         for change in tables.sweep(now) {
             if let Err(error) = self.maps.apply(&change) {
                 self.start_over();
