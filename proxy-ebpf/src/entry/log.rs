@@ -3,33 +3,55 @@
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use aya_log_ebpf::info;
 use bytemuck::Pod;
-use proxy_common::{Protocol, reason::Reason};
+use proxy_common::{Protocol, V4, V6, reason::Reason};
 use proxy_ebpf::{ctx::TcCtx, ip::Ip, parse::parse, verdict::End};
 
 /// Logs how a packet ended, and its tuple as it is then; packets of no service are left out.
 #[inline(always)]
 pub(super) fn packet<F: Ip, const L2: bool>(skb: *mut __sk_buff, end: End) {
     let silent = [Reason::NoService, Reason::OtherProtocol].map(Reason::index);
-    if end.reason().is_none_or(|reason| reason != silent[0] && reason != silent[1]) {
-        say::<F, L2>(skb, end.0);
+    if end.reason().is_some_and(|reason| reason == silent[0] || reason == silent[1]) {
+        return;
     }
+    match (F::IPV6, L2) {
+        (false, true) => log_v4(skb, end.0),
+        (true, true) => log_v6(skb, end.0),
+        (false, false) => log_l3_v4(skb, end.0),
+        (true, false) => log_l3_v6(skb, end.0),
+    };
 }
 
-/// Says it. A function of its own, for the sake of the stack.
-#[inline(never)]
-fn say<F: Ip, const L2: bool>(skb: *mut __sk_buff, end: u32) {
-    let (ctx, end) = (TcContext::new(skb), End(end));
-    let verdict = match end {
-        End::TRANSLATED => "goes on translated",
-        End::REFLECTED => "goes back",
-        end if end.is_drop() => "is dropped:",
-        _ => "passes untouched:",
+/// Makes a function that says it, with a name that the object shows.
+///
+/// The verifier looks at such a function by itself and once, instead of once for each way in which a packet may have come to its end: that
+/// is what keeps programs that log as far from its limit as the others. It wants a number back.
+macro_rules! global {
+    ($($name:ident: $family:ty, $l2:literal;)+) => {
+        $(
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            extern "C" fn $name(skb: *mut __sk_buff, end: u32) -> u32 {
+                say::<$family, $l2>(skb, end);
+                0
+            }
+        )+
     };
-    let reason = end.reason().map_or("", name);
+}
+
+global! {
+    log_v4: V4, true;
+    log_v6: V6, true;
+    log_l3_v4: V4, false;
+    log_l3_v6: V6, false;
+}
+
+#[inline(always)]
+fn say<F: Ip, const L2: bool>(skb: *mut __sk_buff, end: u32) {
+    let (ctx, end) = (TcContext::new(skb), text(End(end)));
     // SAFETY: the context that the kernel gave to the program.
     let packet = unsafe { TcCtx::<L2>::new(skb) }.and_then(|ctx| parse::<F, _>(&ctx));
     let Ok(packet) = packet else {
-        info!(&ctx, "a packet {} {}", verdict, reason);
+        info!(&ctx, "{} a packet", end);
         return;
     };
     let protocol = if packet.protocol == Protocol::Tcp { "TCP" } else { "UDP" };
@@ -37,10 +59,10 @@ fn say<F: Ip, const L2: bool>(skb: *mut __sk_buff, end: u32) {
     let (from, to) = (packet.tuple.src_port.to_host(), packet.tuple.dst_port.to_host());
     if F::IPV6 {
         let (src, dst) = (octets::<_, 16>(src), octets::<_, 16>(dst));
-        info!(&ctx, "{} [{:i}]:{} > [{:i}]:{} {} {}", protocol, src, from, dst, to, verdict, reason);
+        info!(&ctx, "{} {} [{:i}]:{} > [{:i}]:{}", end, protocol, src, from, dst, to);
     } else {
         let (src, dst) = (octets::<_, 4>(src), octets::<_, 4>(dst));
-        info!(&ctx, "{} {:i}:{} > {:i}:{} {} {}", protocol, src, from, dst, to, verdict, reason);
+        info!(&ctx, "{} {} {:i}:{} > {:i}:{}", end, protocol, src, from, dst, to);
     }
 }
 
@@ -54,6 +76,52 @@ where
     bytemuck::try_cast(addr).unwrap_or([0; N])
 }
 
-fn name(index: u32) -> &'static str {
-    Reason::ALL.get(index as usize).map_or("", |reason| reason.name())
+/// The words for an end, filled up with spaces: a column of the log.
+///
+/// All are of one length and in one table, so that there is one way through the code that copies them, and not one for each.
+#[inline(always)]
+fn text(end: End) -> &'static str {
+    let row = match end.reason() {
+        None => end.0,
+        Some(reason) if end.is_drop() => FIRST_DROPPED + reason,
+        Some(reason) => FIRST_PASSED + reason,
+    };
+    // SAFETY: a reference to a local is valid. Read anew, so that the mask stays: the verifier knows the bound by it alone.
+    let row = unsafe { core::ptr::read_volatile(&raw const row) } as usize & (ROWS - 1);
+    // SAFETY: made of whole strings and spaces.
+    TEXTS.get(row).map_or("", |text| unsafe { core::str::from_utf8_unchecked(text) })
+}
+
+/// Room for the longest of them.
+const TEXT_LEN: usize = 36;
+/// As many as there are reasons, twice, and more: a power of two.
+const ROWS: usize = 128;
+const FIRST_PASSED: u32 = 2;
+const FIRST_DROPPED: u32 = FIRST_PASSED + Reason::COUNT;
+
+static TEXTS: [[u8; TEXT_LEN]; ROWS] = texts();
+
+#[expect(clippy::indexing_slicing, reason = "done by the compiler, which finds out")]
+const fn texts() -> [[u8; TEXT_LEN]; ROWS] {
+    let mut texts = [[b' '; TEXT_LEN]; ROWS];
+    texts[End::TRANSLATED.0 as usize] = joined("goes on translated", "");
+    texts[End::REFLECTED.0 as usize] = joined("goes back", "");
+    let mut index = 0;
+    while index < Reason::ALL.len() {
+        let name = Reason::ALL[index].name();
+        texts[FIRST_PASSED as usize + index] = joined("passes untouched: ", name);
+        texts[FIRST_DROPPED as usize + index] = joined("is dropped: ", name);
+        index += 1;
+    }
+    texts
+}
+
+#[expect(clippy::indexing_slicing, reason = "as above")]
+const fn joined(first: &str, second: &str) -> [u8; TEXT_LEN] {
+    let (mut text, mut at) = ([b' '; TEXT_LEN], 0);
+    while at < first.len() + second.len() {
+        text[at] = if at < first.len() { first.as_bytes()[at] } else { second.as_bytes()[at - first.len()] };
+        at += 1;
+    }
+    text
 }
