@@ -96,7 +96,7 @@ impl fmt::Display for Contender {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { rounds: 7, turn: Duration::from_secs(2), services: vec![1, 10_000], first_packet: vec![1, 10_000, 100_000] }
+        Self { rounds: 15, turn: Duration::from_secs(1), services: vec![1, 10_000], first_packet: vec![1, 10_000, 100_000] }
     }
 }
 
