@@ -68,6 +68,7 @@ struct Artifact {
 #[derive(Deserialize)]
 struct Target {
     name: String,
+    kind: Vec<String>,
 }
 
 /// The file of each test program.
@@ -83,7 +84,10 @@ fn built(door: &Door, tests: &[&'static str]) -> Result<Vec<(&'static str, PathB
     let mut files = BTreeMap::new();
     for message in messages {
         // Messages about other things have other fields.
-        if let Ok(Artifact { target, executable: Some(path) }) = serde_json::from_value(message.context("reading cargo's messages")?) {
+        if let Ok(Artifact { target, executable: Some(path) }) = serde_json::from_value(message.context("reading cargo's messages")?)
+            // Other programs of the package are built as well, and one may have the name of a test.
+            && target.kind == ["test"]
+        {
             files.insert(target.name, path);
         }
     }
