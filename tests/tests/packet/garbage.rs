@@ -11,7 +11,6 @@ use shunt_tests::{
     rows::{self, Cluster},
     test_run::{NEEDS, NEEDS_SUM, Ran, TestNode, Verdict},
     tracer::Hook,
-    wait,
 };
 
 use crate::{
@@ -35,11 +34,10 @@ fn is_taken(frame: &[u8]) -> bool {
     frame.len() >= shortest
 }
 
-/// A fourth of them: each test sends its frames through two sets of programs. Where everything takes longer there are fewer, unless somebody
-/// says how many.
+/// A fourth of them: each test sends its frames through two sets of programs.
 fn frames() -> u32 {
     let wanted = env::var("SHUNT_GARBAGE").map(|frames| frames.parse().expect("SHUNT_GARBAGE is a number"));
-    wanted.unwrap_or(FRAMES / wait::slowness()).div_ceil(4)
+    wanted.unwrap_or(FRAMES).div_ceil(4)
 }
 
 #[test]
