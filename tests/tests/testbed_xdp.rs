@@ -109,7 +109,7 @@ mod tests {
         fn reached(&self, cases: &mut Cases, daemon: &Daemon, family: Family) {
             let (client, to) = (self.bed.client(), self.node_port(family));
             cases.run(format!("TCP over {family}"), || {
-                let before = counted(daemon, "xdp_translated")?;
+                let (before, left) = (counted(daemon, "xdp_translated")?, counted(daemon, "xdp_done")?);
                 let mut connection = client.connect(to)?;
                 connection.expect_server("b")?;
                 ensure!(client.addrs().contains(connection.seen.ip()), "the server sees {}", connection.seen);
@@ -119,7 +119,8 @@ mod tests {
                 wait::until("tc to leave alone what XDP has translated", LIMIT, || {
                     let (translated, done) = (counted(daemon, "xdp_translated")?, counted(daemon, "xdp_done")?);
                     ensure!(translated > before + 3, "XDP has translated {} packets", translated - before);
-                    ensure!(done == translated, "XDP has translated {translated} packets, tc has left {done} alone");
+                    // A device may join packets on their way from one to the other.
+                    ensure!(done > left && done <= translated, "XDP has translated {translated} packets, tc has left {done} alone");
                     Ok(())
                 })
             });
