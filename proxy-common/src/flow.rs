@@ -96,8 +96,10 @@ impl<F: Family> FlowKey<F> {
     #[inline(always)]
     #[must_use]
     pub fn partner(&self, flow: &Flow<F>) -> Self {
-        // Translated packets that go back to where they came from return by the same hook: a pod that reaches itself.
-        let side = if flow.dst == self.src { self.side } else { self.side ^ 1 };
+        // Translated packets that go back to where they came from return by the same hook: a pod that reaches itself. Answers to the node
+        // itself enter it, like the packets that they answer.
+        let same = flow.dst == self.src || flow.owner.state().has(FlowState::MASQUERADED);
+        let side = if same { self.side } else { self.side ^ 1 };
         F::flow_key(&flow.tuple().reversed(), self.protocol, side)
     }
 
@@ -194,6 +196,9 @@ impl FlowState {
     pub const RST: Self = Self(4);
     /// This entry is for the replies; without it, for the client's packets.
     pub const REPLY: Self = Self(8);
+    /// The node stands in for the client. The packets of both directions enter the node, and programs send them on themselves: the stack would
+    /// not take them, whose source is its own.
+    pub const MASQUERADED: Self = Self(16);
 
     /// Both sets together.
     #[inline(always)]
@@ -266,6 +271,17 @@ mod tests {
         let (reply_key, reply) = (key.partner(&value), key.partner_flow(&value, FlowState::REPLY));
         assert_eq!(reply_key, FlowKey::new(tuple(1, 8080, 200, 1024), Protocol::Tcp, Side::Ingress));
         assert_eq!((reply_key.partner(&reply), reply_key.partner_flow(&reply, FlowState::NEW)), (key, value));
+    }
+
+    #[test]
+    fn a_masqueraded_flow_has_both_entries_on_ingress() {
+        let key = FlowKey::new(tuple(1, 4000, 96, 30_080), Protocol::Tcp, Side::Ingress);
+        let value = Flow::new(tuple(96, 1024, 2, 8080), 7, BackendRef::new(3, 1), ServiceId(9), FlowState::MASQUERADED);
+        let replies = FlowState::REPLY.with(FlowState::MASQUERADED);
+        let (reply_key, reply) = (key.partner(&value), key.partner_flow(&value, replies));
+        assert_eq!(reply_key, FlowKey::new(tuple(2, 8080, 96, 1024), Protocol::Tcp, Side::Ingress));
+        assert_eq!(reply.tuple(), tuple(96, 30_080, 1, 4000));
+        assert_eq!((reply_key.partner(&reply), reply_key.partner_flow(&reply, FlowState::MASQUERADED)), (key, value));
     }
 
     #[test]

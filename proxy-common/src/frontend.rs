@@ -73,7 +73,7 @@ pub struct FrontendRow {
 
 pod!(FrontendRow: 32 { internal, external, flags, affinity_secs, owner, pad });
 
-/// What kind of frontend a row belongs to. For people who look at the map: no program reads it.
+/// What kind of frontend a row belongs to, in bits 0..8, for people who look at the map; and what else holds for its new flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(transparent)]
 pub struct RowFlags(pub u32);
@@ -87,6 +87,32 @@ impl RowFlags {
     pub const EXTERNAL_IP: Self = Self(3);
     /// An entry of `status.loadBalancer.ingress`.
     pub const LOAD_BALANCER_IP: Self = Self(4);
+
+    /// Only clients that `SOURCES_V4` or `SOURCES_V6` has for the service may begin flows.
+    pub const SOURCE_RANGES: Self = Self(1 << 8);
+    /// The node stands in for clients inside the cluster, wherever the backend is.
+    pub const MASQUERADE_INTERNAL: Self = Self(1 << 9);
+    /// The node stands in for clients outside, wherever the backend is.
+    pub const MASQUERADE_EXTERNAL: Self = Self(1 << 10);
+
+    /// Both sets together.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether any of `other` is in this set.
+    #[inline(always)]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// The kind alone.
+    #[must_use]
+    pub const fn kind(self) -> Self {
+        Self(self.0 & 0xff)
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ pub struct ServiceId(pub u32);
 impl ServiceId {
     /// No service.
     pub const NONE: Self = Self(0);
+    /// How many bits an id takes in a key.
+    pub const BITS: u32 = u32::BITS;
     /// The largest id.
     pub const MAX: u32 = (1 << 24) - 1;
 }

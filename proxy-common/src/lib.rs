@@ -11,11 +11,13 @@
 #![warn(missing_docs)]
 
 mod addr;
+mod affinity;
 mod backend;
 mod counter;
 mod family;
 pub mod filter;
 mod flow;
+mod fragment;
 mod frontend;
 mod hash;
 mod id;
@@ -28,19 +30,25 @@ mod proto;
 pub mod reason;
 mod service;
 mod slot;
+mod source_range;
+mod undefined;
 
 pub use addr::{Addr4, Addr6, Address};
-pub use backend::Backend;
+pub use affinity::{Affinity, AffinityKey};
+pub use backend::{Backend, BackendFlags};
 pub use counter::ServiceCounters;
 pub use family::{Family, V4, V6};
 pub use flow::{Flow, FlowKey, FlowOwner, FlowState, Side, Tuple};
+pub use fragment::{FragmentKey, Ports};
 pub use frontend::{FrontendKey, FrontendRef, FrontendRow, RowFlags};
 pub use id::{BackendRef, RowIndex, ServiceId};
-pub use node::{NodeRow, SnatSource, Text64};
+pub use node::{ANY_DEVICE, NodeRow, PORT_STEP, SnatSource, Text64};
 pub use port::Port;
 pub use proto::Protocol;
 pub use service::ServiceRow;
 pub use slot::{Range, RangeWord, SlotRange};
+pub use source_range::SourceKey;
+pub use undefined::{MAX_NETWORKS, Network, Networks, Undefined};
 
 /// The number of a helper that no kernel has. The daemon puts the call of a kernel function in its place, see `datapath/kernel.rs` there.
 pub const CAST_PLACEHOLDER: u32 = u32::from_le_bytes(*b"cast");

@@ -26,11 +26,12 @@ pub struct NodeRow {
 
 pod!(NodeRow: 88 { seed, layout_version, synced, pid, hz, name });
 
-/// The only row of `SNAT_V4` and `SNAT_V6`: what the node uses as source where it has to stand in for the client.
+/// A value of `SNAT_V4` and `SNAT_V6`: what the node uses as source where it has to stand in for the client.
 ///
-/// The daemon writes it before the first program runs, and again when the node's addresses change.
+/// The key is the index of the device by which the packet leaves, as the kernel would choose it there; [`ANY_DEVICE`] has what stands in where a
+/// device has no entry. The daemon writes the latter before the first program runs, and all of them again when the node's addresses change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C, align(8))]
+#[repr(C)]
 pub struct SnatSource<F: Family> {
     /// The address; unset (zero) when the node has none of this family.
     pub addr: F::Addr,
@@ -38,9 +39,16 @@ pub struct SnatSource<F: Family> {
     pub first_port: Port,
     /// The last port that may be used as a source.
     pub last_port: Port,
-    /// Always zero.
-    pub pad: F::RowPad,
+    /// The largest packet that the device takes, network header included; zero where it is not known.
+    pub mtu: u32,
 }
 
-pod!(SnatSource<V4>: 8 { addr, first_port, last_port, pad });
-pod!(SnatSource<V6>: 24 { addr, first_port, last_port, pad });
+/// The key of the address for devices without an entry of their own.
+pub const ANY_DEVICE: u32 = 0;
+
+/// The step in which programs try source ports one after another, modulo how many there are: a prime, so that they reach every port of a range
+/// whose number of ports is no multiple of it. The daemon gives them no other.
+pub const PORT_STEP: u32 = 7919;
+
+pod!(SnatSource<V4>: 12 { addr, first_port, last_port, mtu });
+pod!(SnatSource<V6>: 24 { addr, first_port, last_port, mtu });

@@ -106,11 +106,31 @@ reasons! {
     XdpTranslated = "xdp_translated", Note, "XDP has translated a packet, before the kernel made a socket buffer of it";
     /// Left alone by tc.
     XdpDone = "xdp_done", Pass, "tc left a packet alone that XDP has translated";
+    /// Not among those who may use a load balancer address.
+    SourceRange = "source_range", Drop, "the client is in none of the service's loadBalancerSourceRanges";
+    /// An address that Services get theirs from, and none has.
+    Unallocated = "unallocated", Drop, "the destination is in a ServiceCIDR, but no Service's ClusterIP";
+    /// More new flows than a CPU takes.
+    FlowsLimited = "flows_limited", Drop, "more new flows than a CPU takes in a second: known flows go on";
+    /// Sent on by the node in the client's place.
+    Masqueraded = "masqueraded", Note, "a flow was started under the node's own address, so that its answers come back through this node";
+    /// Where to is not known.
+    NoRoute = "no_route", Drop, "the kernel knows no way to the backend, or back to the client, of a flow under the node's own address";
+    /// Larger than what the next device takes.
+    TooBig = "too_big", Reject, "a packet was larger than what the device to its backend or client takes: its sender was told how large it may be";
+    /// Went through too many routers.
+    TimeExceeded = "time_exceeded", Reject, "a packet had gone through as many routers as it may: its sender was told";
+    /// A later fragment without a first one.
+    FragmentLost = "fragment_lost", Drop, "a fragment to a Service came before the first one of its datagram, which alone has the ports";
+    /// An ICMP error of a flow.
+    IcmpError = "icmp_error", Note, "an ICMP error about a packet of a known flow was translated with what it quotes";
+    /// An ICMP redirect of a flow.
+    IcmpRedirect = "icmp_redirect", Drop, "an ICMP redirect about a packet of a known flow: who gets it does not know the address that it is about";
 }
 
 impl Reason {
     /// How many there are.
-    pub const COUNT: u32 = 23;
+    pub const COUNT: u32 = 33;
 
     /// The index in `REASONS`.
     #[inline(always)]

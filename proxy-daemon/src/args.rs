@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use proxy_common::maps;
 
 /// Shunt serves a node's Kubernetes Services with BPF programs, in place of kube-proxy.
@@ -40,6 +40,7 @@ pub struct LogArgs {
 
 /// A subcommand.
 #[derive(Clone, Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one of them in the life of a process")]
 pub enum Command {
     /// Serve this node's Services until told to end; traffic goes on afterwards
     Run(RunArgs),
@@ -104,6 +105,26 @@ pub struct RunArgs {
     #[arg(long, value_name = "MODE", default_value = "off")]
     pub xdp: Xdp,
 
+    /// For which clients the node stands in with its own address
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub masquerade: Masquerade,
+
+    /// Stand in for every client that dials a ClusterIP, as kube-proxy does with the same flag
+    #[arg(long)]
+    pub masquerade_all: bool,
+
+    /// Drop packets to addresses of a ServiceCIDR that no Service has, as kube-proxy does with nftables
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub drop_unallocated: bool,
+
+    /// The node's addresses at which node ports are served: networks, or primary, localhost, all, as in kube-proxy [default: primary]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub nodeport_addresses: Vec<String>,
+
+    /// The source ports of flows in which the node stands in for a client [default: what its own sockets and node ports leave over]
+    #[arg(long, value_name = "FIRST-LAST")]
+    pub snat_ports: Option<String>,
+
     /// Flow entries of each family; a flow has two
     #[arg(long, value_name = "N", default_value_t = maps::DEFAULT_FLOWS)]
     pub flows: u32,
@@ -120,9 +141,30 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = maps::DEFAULT_SERVICES)]
     pub services: u32,
 
+    /// Networks of each family in the loadBalancerSourceRanges of all Services
+    #[arg(long, value_name = "N", default_value_t = maps::DEFAULT_SOURCES)]
+    pub source_ranges: u32,
+
+    /// Clients of each family whose backend is remembered, of all Services with session affinity
+    #[arg(long, value_name = "N", default_value_t = maps::DEFAULT_AFFINITY)]
+    pub affinity: u32,
+
+    /// New flows that a CPU takes in a second; more are dropped, so that a flood of them leaves known flows alone
+    #[arg(long, value_name = "N", default_value_t = 65_536)]
+    pub new_flows: u32,
+
     /// Load the programs that log what they decide: for debugging, they are slow
     #[arg(long)]
     pub bpf_log: bool,
+}
+
+/// For which clients the node stands in with its own address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Masquerade {
+    /// Those outside whose backend is on another node, and pods that reach themselves: where answers would not come back otherwise
+    Auto,
+    /// All for whom kube-proxy does, so that backends see the same addresses
+    KubeProxy,
 }
 
 /// How XDP is used on uplinks.

@@ -2,21 +2,19 @@
 //!
 //! In: the flow tables and the kernel's clock. How long is too long depends on what was seen of both directions. The times are those that
 //! the kernel's connection tracking has behind kube-proxy, which sets two of them (`--conntrack-tcp-timeout-established` and
-//! `-close-wait`); only a connection that was picked up in mid-stream and not answered goes after two minutes instead of five. The walk
-//! is cheap to miss: an entry that is not removed in time is evicted when its room is needed.
+//! `-close-wait`); only a connection that was picked up in mid-stream and not answered goes after two minutes instead of five. Those of SCTP are
+//! the kernel's since 6.2 (`sctp_timeouts` in `nf_conntrack_proto_sctp.c`). The walk is cheap to miss: an entry that is not removed in time is
+//! evicted when its room is needed.
 //!
 //! Datagrams of a frontend that is gone, or is another service's now, lose their flow at once: nothing else would ever end it while
 //! they keep coming. kube-proxy clears the kernel's connection tracking for the same reason. Connections stay until they end.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytemuck::Pod;
-use proxy_common::{Family, Flow, FlowKey, FlowState, FrontendKey, Protocol};
+use proxy_common::{Family, Flow, FlowKey, FlowState, FrontendKey, Protocol, ServiceId};
 
-use crate::{
-    fullness::Fullness,
-    maps::{Error, FlowTable, FrontendTable},
-};
+use crate::maps::{Error, FlowTable, FrontendTable};
 
 const TCP_UNANSWERED: Duration = Duration::from_mins(2);
 const TCP_ESTABLISHED: Duration = Duration::from_hours(24);
@@ -25,8 +23,14 @@ const TCP_CLOSED: Duration = Duration::from_mins(2);
 const TCP_RESET: Duration = Duration::from_secs(10);
 const UDP_UNANSWERED: Duration = Duration::from_secs(30);
 const UDP_ANSWERED: Duration = Duration::from_mins(2);
-/// No flow is removed for its silence before this.
-const YOUNG: Duration = TCP_RESET;
+/// `SCTP_CONNTRACK_COOKIE_WAIT` and `COOKIE_ECHOED`: the association is not there yet.
+const SCTP_OPENING: Duration = Duration::from_secs(3);
+/// `SCTP_CONNTRACK_ESTABLISHED`: each path has a heartbeat every 30 seconds.
+const SCTP_ESTABLISHED: Duration = Duration::from_secs(210);
+/// `SCTP_CONNTRACK_SHUTDOWN_SENT`, `SHUTDOWN_RECD` and `SHUTDOWN_ACK_SENT`.
+const SCTP_CLOSING: Duration = Duration::from_secs(3);
+/// `SCTP_CONNTRACK_CLOSED`: it was aborted.
+const SCTP_CLOSED: Duration = Duration::from_secs(10);
 
 /// One family's tables, and the time.
 pub struct Expiry<'a, F: Family> {
@@ -55,40 +59,25 @@ where
     Flow<F>: Pod,
     FrontendKey<F>: Pod,
 {
-    /// Removes what has expired, and warns when the table is nearly full.
-    pub fn run(mut self, fullness: &mut Fullness) -> Result<(), Error> {
-        let walk = self.walk();
-        let removed = self.remove(&walk.expired)?;
-        tracing::debug!(family = F::SUFFIX, entries = walk.entries, removed, "flows");
-        let capacity = self.flows.capacity();
-        if fullness.is_news(walk.entries, u64::from(capacity)) {
-            tracing::warn!(
-                family = F::SUFFIX,
-                entries = walk.entries,
-                capacity,
-                "the flow table is nearly full: the flows that are silent for longest lose their entries; --flows makes it larger"
-            );
-        }
-        Ok(())
-    }
-
-    /// Walks through the entries once.
-    pub fn walk(&self) -> Walk<F> {
+    /// Walks through the entries once, and shows them.
+    pub fn walk(&self, mut see: impl FnMut(&FlowKey<F>, &Flow<F>) -> Result<(), Error>) -> Result<Walk<F>, Error> {
         let mut walk = Walk { entries: 0, expired: Vec::new() };
-        for (key, flow) in self.flows.entries() {
+        let mut served = Served::new();
+        self.flows.walk(|key, flow| {
             walk.entries += 1;
-            if self.has_expired(&key, &flow) {
-                walk.expired.push(key);
+            if self.has_expired(key, flow, &mut served) {
+                walk.expired.push(*key);
             }
-        }
-        walk
+            see(key, flow)
+        })?;
+        Ok(walk)
     }
 
     /// Removes what a walk has found, and says how many flows that were. One that has been used since stays.
     pub fn remove(&mut self, expired: &[FlowKey<F>]) -> Result<u64, Error> {
         let mut removed = 0;
         for key in expired {
-            let Some(flow) = self.flows.get(key).filter(|flow| self.has_expired(key, flow)) else { continue };
+            let Some(flow) = self.flows.get(key).filter(|flow| self.has_expired(key, flow, &mut Served::new())) else { continue };
             if self.partner(key, &flow).is_some() {
                 self.flows.remove(&key.partner(&flow))?;
             }
@@ -98,15 +87,18 @@ where
         Ok(removed)
     }
 
-    fn has_expired(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool {
+    fn has_expired(&self, key: &FlowKey<F>, flow: &Flow<F>, served: &mut Served<F>) -> bool {
         let protocol = Protocol::from_wire(key.protocol).unwrap_or(Protocol::Udp);
         let state = flow.owner.state();
-        if protocol == Protocol::Udp && !state.has(FlowState::REPLY) && !self.is_served(key, flow) {
+        let is_reply = state.has(FlowState::REPLY);
+        if protocol == Protocol::Udp && !is_reply && !self.is_served(key, flow, served) {
             return true;
         }
-        // Most flows are young: only of those that are not is the partner asked for.
+        // The partner costs a system call. It is not asked for where it could change nothing; and the entry for replies leaves the judgement to that
+        // for the client's packets, unless it would be too old also by itself: the other one may be lost.
+        let least = if is_reply { patience(protocol, state, None) } else { least_patience(protocol) };
         let own_age = self.age(flow);
-        if own_age < YOUNG {
+        if own_age < least {
             return false;
         }
         let partner = self.partner(key, flow);
@@ -115,9 +107,10 @@ where
     }
 
     /// Whether the frontend that a client's datagrams go to is still that of the flow's service.
-    fn is_served(&self, key: &FlowKey<F>, flow: &Flow<F>) -> bool {
-        let frontend = self.frontends.get(&FrontendKey::new(key.dst, key.dst_port, Protocol::Udp));
-        frontend.is_some_and(|frontend| frontend.service == flow.owner.service())
+    fn is_served(&self, key: &FlowKey<F>, flow: &Flow<F>, served: &mut Served<F>) -> bool {
+        let frontend = FrontendKey::new(key.dst, key.dst_port, Protocol::Udp);
+        let service = *served.entry(frontend).or_insert_with(|| self.frontends.get(&frontend).map(|found| found.service));
+        service == Some(flow.owner.service())
     }
 
     /// The entry of the other direction, if it is there and its own: the same key may be another flow's by now.
@@ -127,6 +120,18 @@ where
 
     fn age(&self, flow: &Flow<F>) -> Duration {
         age(flow, self.now, self.hz)
+    }
+}
+
+/// Whose the frontends for datagrams are that were asked about: many flows go to few.
+type Served<F> = BTreeMap<FrontendKey<F>, Option<ServiceId>>;
+
+/// No flow is removed for its silence before this, whatever was seen of it.
+fn least_patience(protocol: Protocol) -> Duration {
+    match protocol {
+        Protocol::Tcp => TCP_RESET,
+        Protocol::Udp => UDP_UNANSWERED,
+        Protocol::Sctp => SCTP_OPENING,
     }
 }
 
@@ -142,8 +147,12 @@ fn patience(protocol: Protocol, one: FlowState, other: Option<FlowState>) -> Dur
         Protocol::Tcp if either(FlowState::FIN) => TCP_HALF_CLOSED,
         Protocol::Tcp if both(FlowState::ESTABLISHED) => TCP_ESTABLISHED,
         Protocol::Tcp => TCP_UNANSWERED,
-        Protocol::Udp | Protocol::Sctp if answered => UDP_ANSWERED,
-        Protocol::Udp | Protocol::Sctp => UDP_UNANSWERED,
+        Protocol::Udp if answered => UDP_ANSWERED,
+        Protocol::Udp => UDP_UNANSWERED,
+        Protocol::Sctp if either(FlowState::RST) => SCTP_CLOSED,
+        Protocol::Sctp if either(FlowState::FIN) => SCTP_CLOSING,
+        Protocol::Sctp if both(FlowState::ESTABLISHED) => SCTP_ESTABLISHED,
+        Protocol::Sctp => SCTP_OPENING,
     }
 }
 
@@ -174,10 +183,16 @@ mod tests {
             (Protocol::Tcp, ESTABLISHED, REPLY.with(FlowState::RST), TCP_RESET),
             (Protocol::Udp, ESTABLISHED, REPLY, UDP_UNANSWERED),
             (Protocol::Udp, FlowState::NEW, REPLY.with(ESTABLISHED), UDP_ANSWERED),
+            (Protocol::Sctp, FlowState::NEW, REPLY, SCTP_OPENING),
+            (Protocol::Sctp, FlowState::NEW, REPLY.with(ESTABLISHED), SCTP_OPENING),
+            (Protocol::Sctp, ESTABLISHED, REPLY.with(ESTABLISHED), SCTP_ESTABLISHED),
+            (Protocol::Sctp, ESTABLISHED.with(FIN), REPLY.with(ESTABLISHED), SCTP_CLOSING),
+            (Protocol::Sctp, ESTABLISHED, REPLY.with(ESTABLISHED).with(FlowState::RST), SCTP_CLOSED),
         ];
         for (protocol, one, other, expected) in cases {
             assert_eq!(patience(protocol, one, Some(other)), expected, "{protocol} {one:?} {other:?}");
             assert_eq!(patience(protocol, other, Some(one)), expected, "{protocol} {other:?} {one:?}");
+            assert!(least_patience(protocol) <= expected);
         }
         assert_eq!(patience(Protocol::Udp, FlowState::NEW, None), UDP_UNANSWERED);
     }

@@ -1,41 +1,43 @@
 //! Takes marks of the service filter back when nothing is known there any more.
 //!
-//! In: the flow tables and the frontends. A mark is set before what it stands for is inserted, so whoever finds no entry must wait before he
-//! takes the mark away: each round makes the marks of the one before old, sets those of all that is there anew, and takes back what was old
-//! and stayed so. Between two rounds far more time passes than between a mark and its entry. Until then a mark costs a look-up in vain.
+//! In: the frontends, and every entry of the flow tables. A mark is set before what it stands for is inserted, so whoever finds no entry must
+//! wait before he takes the mark away: each round makes the marks of the one before old, sets those of all that is there anew, and takes back what
+//! was old and stayed so. Between two rounds far more time passes than between a mark and its entry. Until then a mark costs a look-up in vain.
 
 use bytemuck::Pod;
-use proxy_common::{Family, Flow, FlowKey, FrontendKey};
+use proxy_common::{Family, FlowKey, FrontendKey, V4, V6};
 
-use crate::maps::{Error, Filter, FlowTable, FrontendTable, KernelMaps};
+use crate::maps::{Error, Filter, FrontendTable};
 
-/// One round. Where a table changes so fast that its walk does not come to an end, every mark stays.
-pub fn round(maps: &KernelMaps) -> Result<(), Error> {
-    let is_complete = mark(&maps.filter, &maps.flows4, &maps.frontends4)? && mark(&maps.filter, &maps.flows6, &maps.frontends6)?;
-    if is_complete {
-        let marks = maps.filter.age()?;
-        tracing::debug!(marks, "service filter");
-    }
-    Ok(())
+/// A round, which must be shown all flows before it ends. One that is dropped before takes nothing back.
+pub struct Round<'a> {
+    filter: &'a Filter,
 }
 
-/// Marks all that is known of a family, and says whether that is certain to be all.
-fn mark<F: Family>(filter: &Filter, flows: &FlowTable<F>, frontends: &FrontendTable<F>) -> Result<bool, Error>
+impl<'a> Round<'a> {
+    /// Begins a round: marks all frontends.
+    pub fn begin(filter: &'a Filter, frontends4: &FrontendTable<V4>, frontends6: &FrontendTable<V6>) -> Result<Self, Error> {
+        mark(filter, frontends4)?;
+        mark(filter, frontends6)?;
+        Ok(Self { filter })
+    }
+
+    /// Marks what a flow's entry is found by.
+    pub fn see<F: Family>(&self, key: &FlowKey<F>) -> Result<(), Error> {
+        self.filter.mark(key.place())
+    }
+
+    /// Takes back the marks of what nobody has shown.
+    pub fn end(self) -> Result<(), Error> {
+        let marks = self.filter.age()?;
+        tracing::debug!(marks, "service filter");
+        Ok(())
+    }
+}
+
+fn mark<F: Family>(filter: &Filter, frontends: &FrontendTable<F>) -> Result<(), Error>
 where
-    FlowKey<F>: Pod,
-    Flow<F>: Pod,
     FrontendKey<F>: Pod,
 {
-    for key in frontends.keys() {
-        filter.mark(key?.place())?;
-    }
-    // A walk begins anew where an entry goes that it stands at; entries go seldom enough for it to end within a few rounds.
-    let patience = u64::from(flows.capacity()) * 4;
-    for (seen, key) in (0..).zip(flows.keys()) {
-        if seen == patience {
-            return Ok(false);
-        }
-        filter.mark(key?.place())?;
-    }
-    Ok(true)
+    frontends.keys().try_for_each(|key| filter.mark(key?.place()))
 }

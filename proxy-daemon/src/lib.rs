@@ -17,6 +17,8 @@ pub mod expiry;
 pub mod filter;
 pub mod fullness;
 pub mod reconcile;
+pub mod taken;
+pub mod walk;
 
 pub mod admin;
 pub mod run;

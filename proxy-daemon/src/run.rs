@@ -1,15 +1,17 @@
 //! Wiring: makes the stages, connects them, and waits for the end. No decisions are made here.
 
 use std::{
+    collections::BTreeMap,
     future,
     net::IpAddr,
     ops::RangeInclusive,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
-use proxy_common::{Family, NodeRow, Port, SnatSource, Text64, V4, V6};
+use proxy_common::{ANY_DEVICE, Family, NodeRow, Port, SnatSource, Text64, V4, V6, maps};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
@@ -19,15 +21,14 @@ use tokio::{
 use crate::{
     admin,
     config::{Config, Xdp},
-    datapath::{self, Attacher, Checksums, Clock, Exchanger},
-    expiry::Expiry,
-    filter,
-    fullness::Fullness,
+    datapath::{self, Attacher, Checksums, Exchanger},
     maps::{KernelMaps, Pins},
     model,
     net::{self, LocalAddresses},
+    plan::Machine,
     reconcile::{Reconciler, Round},
     source,
+    walk::Walker,
 };
 
 /// After a refused change, how long to wait at first and at most.
@@ -35,30 +36,36 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 /// How often what rests is looked after, and what did not fit is tried again.
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
 /// How often the flow tables are walked.
-const EXPIRY_EVERY: Duration = Duration::from_secs(5);
-/// After how many walks marks of the service filter are taken back.
-const FILTER_EVERY: u32 = 12;
+const WALK_EVERY: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until it is told to end. Traffic goes on afterwards.
 pub async fn run(config: Config) -> Result<()> {
     let pins = Pins::new(config.bpffs.clone());
     datapath::prepare(&pins)?;
     let _claim = datapath::claim(&pins)?;
+    if config.node_port_addresses.name_loopback() {
+        tracing::warn!("node ports are not served at loopback addresses yet, though --nodeport-addresses names some");
+    }
     let changes = source::start(&config.source, &config.node_name).await?;
-    let options =
-        datapath::Options { sizes: config.sizes, xdp: config.xdp != Xdp::Off, checksums: Checksums::Cast, bpf_log: config.bpf_log };
+    let options = datapath::Options {
+        sizes: config.sizes,
+        xdp: config.xdp != Xdp::Off,
+        checksums: Checksums::Cast,
+        new_flows: config.new_flows,
+        bpf_log: config.bpf_log,
+    };
     let mut loaded = datapath::load(&pins, options)?;
-    let maps = KernelMaps::open(&pins)?;
+    let kernel = KernelMaps::open(&pins)?;
     let (node_ips, node_ips_seen) = watch::channel(Vec::new());
     let network = net::follow(config.rules(), node_ips_seen).await.context("following the node's network")?;
-    spawn_expiry(&pins)?;
+    spawn_walker(&pins)?;
     loaded.print_log()?;
     let attacher = Attacher::new(pins.clone(), loaded, config.xdp)?;
     let mut control = Control {
         addresses: network.addresses,
         node_ips,
-        masquerade_ports: net::masquerade_ports()?,
-        reconciler: Reconciler::new(config.node_name.clone(), maps.sizes(), maps),
+        snat_ports: net::snat_ports(config.snat_ports.as_ref())?,
+        reconciler: Reconciler::new(config.node_name.clone(), config.settings(), kernel.sizes(), kernel),
         changes,
         node_name: config.node_name,
         pins: pins.clone(),
@@ -106,7 +113,7 @@ async fn shutdown() -> Result<()> {
 struct Control {
     addresses: watch::Receiver<LocalAddresses>,
     node_ips: watch::Sender<Vec<IpAddr>>,
-    masquerade_ports: RangeInclusive<u16>,
+    snat_ports: RangeInclusive<u16>,
     reconciler: Reconciler<KernelMaps>,
     changes: mpsc::Receiver<model::Change>,
     node_name: String,
@@ -193,12 +200,13 @@ impl Control {
     /// Hands the machine's addresses to the planner and to the programs.
     fn take_addresses(&mut self) -> Result<()> {
         let addresses = self.addresses.borrow_and_update().clone();
-        let snat4 = snat_source::<V4>(&addresses, &self.masquerade_ports);
-        let snat6 = snat_source::<V6>(&addresses, &self.masquerade_ports);
-        self.reconciler.maps_mut().set_snat(snat4, snat6)?;
+        let snat4 = snat_sources::<V4>(&addresses, &self.snat_ports);
+        let snat6 = snat_sources::<V6>(&addresses, &self.snat_ports);
+        self.reconciler.maps_mut().set_snat(&snat4, &snat6)?;
         let v4 = addresses.masquerade_source::<V4>().map(proxy_common::Address::to_ip);
         let v6 = addresses.masquerade_source::<V6>().map(proxy_common::Address::to_ip);
-        self.reconciler.set_machine(v4.into_iter().chain(v6).collect());
+        self.reconciler
+            .set_machine(Machine { preferred: v4.into_iter().chain(v6).collect(), own: Arc::new(addresses.beyond_links().collect()) });
         Ok(())
     }
 
@@ -215,15 +223,24 @@ impl Control {
     }
 }
 
-/// What stands in for a pod that reaches itself; no ports where the node has no address to go with them.
-fn snat_source<F: Family>(addresses: &LocalAddresses, ports: &RangeInclusive<u16>) -> SnatSource<F> {
-    let addr = addresses.masquerade_source::<F>();
+/// What stands in for clients, by the device by which packets leave. Beyond what fits, devices have what all others have.
+fn snat_sources<F: Family>(addresses: &LocalAddresses, ports: &RangeInclusive<u16>) -> BTreeMap<u32, SnatSource<F>> {
+    let most = usize::try_from(maps::DEVICES).map_or(0, |devices| devices.saturating_sub(1));
+    let of_devices = addresses
+        .sources::<F>()
+        .take(most)
+        .map(|source| (source.ifindex, SnatSource { mtu: source.mtu, ..snat_source(Some(source.address), ports) }));
+    of_devices.chain([(ANY_DEVICE, snat_source(addresses.masquerade_source::<F>(), ports))]).collect()
+}
+
+/// No ports where there is no address to go with them.
+fn snat_source<F: Family>(addr: Option<F::Addr>, ports: &RangeInclusive<u16>) -> SnatSource<F> {
     let port = |port: &u16| Port::from_host(addr.map_or(0, |_| *port));
     SnatSource {
         addr: addr.unwrap_or_else(bytemuck::Zeroable::zeroed),
         first_port: port(ports.start()),
         last_port: port(ports.end()),
-        pad: bytemuck::Zeroable::zeroed(),
+        mtu: 0,
     }
 }
 
@@ -267,31 +284,15 @@ impl Retry {
 }
 
 /// Walks the flow tables now and then, on a thread of its own: a walk through full tables takes a while.
-fn spawn_expiry(pins: &Pins) -> Result<()> {
-    let mut maps = KernelMaps::open(pins)?;
-    let clock = Clock::open(&pins.programs())?;
-    let work = move || {
-        let mut fullness = [Fullness::default(); 2];
-        for walk in (1..=FILTER_EVERY).cycle() {
-            thread::sleep(EXPIRY_EVERY);
-            if let Err(error) = expire(&mut maps, &clock, &mut fullness) {
-                tracing::warn!(error = format!("{error:#}"), "flows could not be expired");
-            }
-            if walk == FILTER_EVERY
-                && let Err(error) = filter::round(&maps)
-            {
-                tracing::warn!(error = format!("{error:#}"), "marks of the service filter could not be taken back");
-            }
+fn spawn_walker(pins: &Pins) -> Result<()> {
+    let mut walker = Walker::open(pins)?;
+    let work = move || loop {
+        thread::sleep(WALK_EVERY);
+        if let Err(error) = walker.walk() {
+            tracing::warn!(error = format!("{error:#}"), "the flow tables could not be walked through: flows do not expire");
         }
     };
-    thread::Builder::new().name("shunt-expiry".to_owned()).spawn(work).context("starting the thread that expires flows")?;
-    Ok(())
-}
-
-fn expire(maps: &mut KernelMaps, clock: &Clock, [full4, full6]: &mut [Fullness; 2]) -> Result<()> {
-    let (now, hz) = (clock.now()?, maps.node()?.hz);
-    Expiry { flows: &mut maps.flows4, frontends: &maps.frontends4, now, hz }.run(full4)?;
-    Expiry { flows: &mut maps.flows6, frontends: &maps.frontends6, now, hz }.run(full6)?;
+    thread::Builder::new().name("shunt-walk".to_owned()).spawn(work).context("starting the thread that walks the flow tables")?;
     Ok(())
 }
 

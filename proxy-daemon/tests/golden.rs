@@ -9,13 +9,14 @@ mod tests {
         env, fs,
         net::IpAddr,
         path::{Path, PathBuf},
+        sync::Arc,
         time::Duration,
     };
 
     use proxy_daemon::{
         config::Source,
         model::{Change, Model},
-        plan::{self, NodeFacts},
+        plan::{self, Machine, NodeFacts},
         source,
     };
     use tokio::{sync::mpsc, time::timeout};
@@ -50,7 +51,7 @@ mod tests {
 
         fn plans(&self) -> String {
             let machine: [IpAddr; 2] = ["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
-            let facts = NodeFacts::new(NODE, self.model.node(), &machine);
+            let facts = NodeFacts::new(&Arc::default(), NODE, self.model.node(), &Machine::with(&machine));
             plan::dump(&plan::plan_all(&self.model, &facts))
         }
     }

@@ -1,13 +1,22 @@
-//! Counting: per reason and per service, each CPU by itself.
+//! Counting: per reason, per service and per second, each CPU by itself.
 
 use proxy_common::{ServiceId, reason::Reason};
 
-use crate::maps::{REASONS, SERVICE_STATS};
+use crate::{
+    maps::{LIMITS, Limits, REASONS, SERVICE_STATS},
+    settings::{hz, now},
+};
 
 /// Counts one packet for a reason.
 #[inline(always)]
 pub fn count(reason: Reason) {
-    if let Some(counter) = REASONS.get_ptr_mut(reason.index()) {
+    count_index(reason.index());
+}
+
+/// Counts one packet for the reason with an index.
+#[inline(always)]
+pub fn count_index(index: u32) {
+    if let Some(counter) = REASONS.get_ptr_mut(index) {
         // SAFETY: the row is this CPU's own; a program is not interrupted by another on it.
         unsafe { *counter += 1 };
     }
@@ -31,4 +40,17 @@ pub fn count_flow(service: ServiceId) {
         // SAFETY: the row is this CPU's own, as in `count`.
         unsafe { (*row).flows += 1 };
     }
+}
+
+/// What this CPU has done in this second that has a limit.
+#[inline(always)]
+pub fn limits() -> Option<&'static mut Limits> {
+    let limits = LIMITS.get_ptr_mut(0)?;
+    // SAFETY: the row is this CPU's own, as in `count`; each use of it ends before the next begins.
+    let limits = unsafe { &mut *limits };
+    let second = now() / hz().max(1);
+    if limits.second != second {
+        *limits = Limits { second, errors: 0, flows: 0 };
+    }
+    Some(limits)
 }

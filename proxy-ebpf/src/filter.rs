@@ -1,24 +1,18 @@
 //! Letting packets go of which nothing can be known, after one array read: most of those of no service.
 
 use proxy_common::{
-    FlowKey, Side,
+    FlowKey, Side, Tuple,
     filter::{FRESH, Place, UNMARKED},
-    reason::Reason,
 };
 
-use crate::{
-    ip::Ip,
-    maps::FILTER,
-    parse::Packet,
-    verdict::{Step, Stop},
-};
+use crate::{ip::Ip, maps::FILTER};
 
-/// Ends a packet's way here if neither a flow nor a frontend can be found for it at this side of a device.
+/// Whether a flow or a frontend may be found for a packet with this tuple at this side of a device.
 #[inline(always)]
-pub fn admit<F: Ip>(packet: &Packet<F>, side: Side) -> Step<()> {
-    let mark = at(packet.tuple.place(side)).ok_or(Stop::Pass(Reason::NoService))?;
+pub fn admits<F: Ip>(tuple: &Tuple<F>, side: Side) -> bool {
+    let Some(mark) = at(tuple.place(side)) else { return false };
     // SAFETY: a byte of the map; volatile, because others write it.
-    if unsafe { core::ptr::read_volatile(mark) } == UNMARKED { Err(Stop::Pass(Reason::NoService)) } else { Ok(()) }
+    unsafe { core::ptr::read_volatile(mark) != UNMARKED }
 }
 
 /// Marks the place of an entry. That comes before the entry is inserted.

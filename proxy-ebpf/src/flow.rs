@@ -4,14 +4,22 @@
 //! afterwards written only through the pointer that a look-up returned: an update in a full LRU table may evict a stranger. Each
 //! direction makes its partner again when that was evicted, unless the flow is coming to its end.
 
+use core::num::NonZeroU32;
+
 use aya_ebpf::bindings::BPF_NOEXIST;
-use proxy_common::{Backend, BackendRef, Flow, FlowKey, FlowOwner, FlowState, Port, Protocol, ServiceId, Side, Tuple, reason::Reason};
+use proxy_common::{
+    ANY_DEVICE, Backend, BackendFlags, BackendRef, Flow, FlowKey, FlowOwner, FlowState, PORT_STEP, Port, Protocol, ServiceId, Side,
+    SnatSource, Tuple, reason::Reason,
+};
 
 use crate::{
-    counters::{count, count_flow, count_packet},
+    counters::{count, count_flow, count_packet, limits},
+    ctx::PacketCtx,
     filter::mark,
+    forward::Route,
+    frontend::Choice,
     ip::Ip,
-    maps::{BACKEND_LIVE, Scratch},
+    maps::{BACKEND_LIVE, SNAT_CURSOR, Scratch},
     parse::Packet,
     settings::{self, now},
     verdict::{Step, Stop},
@@ -21,13 +29,32 @@ use crate::{
 /// one flow in 256 fails.
 const PORT_TRIES: u32 = 8;
 
-/// Finds the flow of a packet at this side of a device: the tuple to give it.
+/// What becomes of the packets of one direction of a flow.
+#[derive(Clone, Copy, Debug)]
+pub struct Way<F: Ip> {
+    /// The tuple to give them.
+    pub to: Tuple<F>,
+    /// The node stands in for the client, and sends them on itself.
+    pub is_masqueraded: bool,
+}
+
+impl<F: Ip> Way<F> {
+    #[inline(always)]
+    fn of(flow: &Flow<F>) -> Self {
+        Self { to: flow.tuple(), is_masqueraded: flow.owner.state().has(FlowState::MASQUERADED) }
+    }
+}
+
+/// Finds the flow of a packet at this side of a device.
 #[inline(always)]
-pub fn find<F: Ip>(packet: &Packet<F>, side: Side) -> Option<Tuple<F>> {
+pub fn find<F: Ip>(packet: &Packet<F>, side: Side) -> Option<Way<F>> {
     let key = FlowKey::new(packet.tuple, packet.protocol, side);
     let entry = F::flows().get_ptr_mut(&key)?;
     // SAFETY: the entry stays readable while the program runs, even if it is evicted. It is copied: other CPUs write its last fields.
     let flow = unsafe { core::ptr::read_volatile(entry) };
+    // A number of its own, before anything else is asked of the state: what the verifier learns of that would tell one way to the end from
+    // another, and it would follow all of them.
+    let is_masqueraded = core::hint::black_box(u32::from(flow.owner.state().has(FlowState::MASQUERADED)));
     let state = flow.owner.state();
     if packet.may_move() && !state.has(FlowState::REPLY) {
         let gone = !lives(flow.backend);
@@ -58,7 +85,17 @@ pub fn find<F: Ip>(packet: &Packet<F>, side: Side) -> Option<Tuple<F>> {
         }
     }
     count_packet(flow.owner.service(), packet.len);
-    Some(flow.tuple())
+    Some(Way { to: flow.tuple(), is_masqueraded: is_masqueraded != 0 })
+}
+
+/// Finds the flow that a later fragment belongs to. Its state is left to the first fragments.
+#[inline(always)]
+pub fn find_for_fragment<F: Ip>(tuple: Tuple<F>, protocol: Protocol, side: Side, bytes: u32) -> Option<Way<F>> {
+    let entry = F::flows().get_ptr(&FlowKey::new(tuple, protocol, side))?;
+    // SAFETY: as in `find`.
+    let flow = unsafe { core::ptr::read_volatile(entry) };
+    count_packet(flow.owner.service(), bytes);
+    Some(Way::of(&flow))
 }
 
 /// Whether this life of a backend goes on.
@@ -104,7 +141,7 @@ fn advance<F: Ip>(packet: &Packet<F>, state: FlowState) -> FlowState {
 /// This CPU's room for the entries of a flow that is being recorded.
 #[inline(always)]
 fn scratch<F: Ip>() -> Step<&'static mut Scratch<F>> {
-    let scratch = F::scratch().get_ptr_mut(0).ok_or(Stop::Drop(Reason::FlowTableFull))?;
+    let scratch = F::scratch().get_ptr_mut(0).ok_or(Stop::drop(Reason::FlowTableFull))?;
     // SAFETY: the row is this CPU's own, and no program interrupts another on it; each stage that uses it ends before the next begins.
     Ok(unsafe { &mut *scratch })
 }
@@ -143,46 +180,232 @@ fn heal<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>, state: FlowState, now: u32) {
     }
 }
 
-/// Records a new flow to `backend`: the tuple to give its packets.
-///
-/// A TCP packet that breaks a connection off is translated without a record.
+/// Leaves where a new flow goes in the scratch room, for [`start`] or [`start_masqueraded`], which other functions of the program call.
 #[inline(always)]
-pub fn start<F: Ip>(packet: &Packet<F>, backend: &Backend<F>, service: ServiceId) -> Step<Tuple<F>> {
-    let from = packet.tuple;
+pub fn leave_to_begin<F: Ip>(choice: &Choice<F>) -> Stop {
+    match scratch::<F>() {
+        Ok(scratch) => {
+            scratch.backend = choice.backend;
+            if choice.masquerade { Stop::STAND_IN } else { Stop::CHOSEN }
+        }
+        Err(stop) => stop,
+    }
+}
+
+/// The backend that was chosen for a new flow.
+#[inline(always)]
+fn chosen<F: Ip>() -> Step<Backend<F>> {
+    Ok(scratch::<F>()?.backend)
+}
+
+/// Whether a packet's sender is the backend that was chosen for it.
+#[inline(always)]
+pub fn is_to_itself<F: Ip>(packet: &Packet<F>) -> Step<bool> {
+    Ok(chosen::<F>()?.addr == packet.tuple.src)
+}
+
+/// Leaves the tuple that a packet is to get in the scratch room for [`left`], which another function of the program calls.
+#[inline(always)]
+pub fn leave<F: Ip>(way: &Way<F>) -> Stop {
+    match scratch::<F>() {
+        Ok(scratch) => {
+            scratch.flow = Flow::new(way.to, 0, BackendRef::NONE, ServiceId::NONE, FlowState::NEW);
+            if way.is_masqueraded { Stop::SEND_ON } else { Stop::TRANSLATE }
+        }
+        Err(stop) => stop,
+    }
+}
+
+/// The tuple that was left.
+#[inline(always)]
+pub fn left<F: Ip>() -> Step<Tuple<F>> {
+    Ok(scratch::<F>()?.flow.tuple())
+}
+
+/// Records a new flow to the backend that was chosen for it.
+///
+/// A packet that breaks a connection off is translated without a record, and so is one in mid-stream when there are more new flows than may
+/// be: its replies have an entry, or the connection is none.
+#[inline(always)]
+pub fn start<F: Ip>(packet: &Packet<F>) -> Step<Way<F>> {
+    let (from, backend) = (packet.tuple, chosen::<F>()?);
     let mut to = Tuple { src: from.src, dst: backend.addr, src_port: from.src_port, dst_port: backend.port };
     let mut ports = PortChoice::anywhere(from.src_port);
     if backend.addr == from.src {
         // The pod itself: the node stands in as the client, or the pod's stack would answer itself without us (kube-proxy's hairpin rule).
-        let source = F::snat().get(0).ok_or(Stop::Drop(Reason::NoSnatSource))?;
-        if source.first_port == Port::from_host(0) {
-            return Err(Stop::Drop(Reason::NoSnatSource));
-        }
+        let source = any_source::<F>()?;
         ports = PortChoice::within(F::hash(&from, packet.protocol, settings::seed()), source.first_port, source.last_port);
         to.src = source.addr;
         to.src_port = ports.next();
         count(Reason::Hairpin);
     }
-    count_packet(service, packet.len);
-    if packet.protocol == Protocol::Tcp && !packet.flags.opens() {
-        count(Reason::Midstream);
-        if packet.flags.rst() {
-            return Ok(to);
-        }
+    let may_record = note_start(packet, backend.owner);
+    if !packet.may_move() && (packet.flags.rst() || !may_record) {
+        return Ok(Way { to, is_masqueraded: false });
     }
-    let state = if packet.may_move() { FlowState::NEW } else { advance(packet, FlowState::NEW) };
-    let scratch = scratch::<F>()?;
-    scratch.key = FlowKey::new(from, packet.protocol, Side::Ingress);
-    scratch.flow = Flow::new(to, now(), backend.reference, service, state);
+    if !may_record {
+        return Err(Stop::drop(Reason::FlowsLimited));
+    }
+    let scratch = prepare(packet, &backend, to, FlowState::NEW)?;
     reserve(scratch, ports)?;
+    record(scratch)
+}
+
+/// Records a new flow under the node's own address, by the way that the packets to its backend take. A backend on this node that is the node
+/// itself, or the client, is left to [`start`]: the stack would not take packets from its own address.
+#[inline(always)]
+pub fn start_masqueraded<F: Ip, C: PacketCtx>(ctx: &C, packet: &Packet<F>) -> Step<Way<F>> {
+    let backend = chosen::<F>()?;
+    let is_here = !backend.flags.has(BackendFlags::ELSEWHERE);
+    if is_here && backend.addr == packet.tuple.src {
+        return Err(Stop::CHOSEN);
+    }
+    let otherwise = if is_here { Stop::CHOSEN } else { Stop::drop(Reason::NoRoute) };
+    let source = source_for::<F, C>(ctx, backend.addr)?.ok_or(otherwise)?;
+    if !note_start(packet, backend.owner) {
+        return Err(Stop::drop(Reason::FlowsLimited));
+    }
+    let to = Tuple { src: source.addr, dst: backend.addr, src_port: packet.tuple.src_port, dst_port: backend.port };
+    let scratch = prepare(packet, &backend, to, FlowState::MASQUERADED)?;
+    reserve_at_node::<F, C>(ctx, scratch, packet, &source)?;
+    // Looked up anew: another function may have written to it.
+    record(self::scratch::<F>()?)
+}
+
+/// Counts the first packet of a flow, and says whether there may be one more flow.
+#[inline(always)]
+fn note_start<F: Ip>(packet: &Packet<F>, service: ServiceId) -> bool {
+    count_packet(service, packet.len);
+    if !packet.may_move() {
+        count(Reason::Midstream);
+    }
+    may_start()
+}
+
+/// Puts the entry for the client's packets into the scratch room.
+#[inline(always)]
+fn prepare<F: Ip>(packet: &Packet<F>, backend: &Backend<F>, to: Tuple<F>, state: FlowState) -> Step<&'static mut Scratch<F>> {
+    let state = if packet.may_move() { state } else { advance(packet, state) };
+    let scratch = scratch::<F>()?;
+    scratch.key = FlowKey::new(packet.tuple, packet.protocol, Side::Ingress);
+    scratch.flow = Flow::new(to, now(), backend.reference, backend.owner, state);
+    Ok(scratch)
+}
+
+/// Inserts the entry for the client's packets, that for the replies being there.
+#[inline(always)]
+fn record<F: Ip>(scratch: &Scratch<F>) -> Step<Way<F>> {
     if insert_new(&scratch.key, &scratch.flow) {
         count(Reason::NewFlow);
-        count_flow(service);
-        return Ok(scratch.flow.tuple());
+        count_flow(scratch.flow.owner.service());
+        return Ok(Way::of(&scratch.flow));
     }
     // Another CPU recorded the flow a moment ago: what it chose counts.
-    let first = F::flows().get_ptr(&scratch.key).ok_or(Stop::Drop(Reason::FlowTableFull))?;
+    let first = F::flows().get_ptr(&scratch.key).ok_or(Stop::drop(Reason::FlowTableFull))?;
     // SAFETY: the entry stays readable while the program runs.
-    Ok(unsafe { (*first).tuple() })
+    Ok(Way::of(unsafe { &*first }))
+}
+
+/// Whether this CPU may begin one more flow in this second.
+#[inline(always)]
+fn may_start() -> bool {
+    let Some(limits) = limits() else { return false };
+    limits.flows += 1;
+    limits.flows <= settings::new_flows()
+}
+
+/// What stands in for clients where the device does not matter.
+#[inline(always)]
+fn any_source<F: Ip>() -> Step<SnatSource<F>> {
+    // The key has to lie on the stack: a constant's place is one that the loader does not fill in.
+    let device = core::hint::black_box(ANY_DEVICE);
+    // SAFETY: the daemon replaces an entry as a whole; what is read is copied before anything else happens.
+    let source = *unsafe { F::snat().get(&device) }.ok_or(Stop::drop(Reason::NoSnatSource))?;
+    if source.first_port == Port::from_host(0) { Err(Stop::drop(Reason::NoSnatSource)) } else { Ok(source) }
+}
+
+/// What stands in for a client on the way to a backend: the address that the kernel would choose on the device there. Nothing where the kernel
+/// does not send anything on, as to the node itself.
+#[inline(always)]
+fn source_for<F: Ip, C: PacketCtx>(ctx: &C, backend: F::Addr) -> Step<Option<SnatSource<F>>> {
+    /// Fits everywhere: whether the packet does, too, is asked when it is sent on. Of none the kernel would take the packet's own.
+    const LEAST: u16 = 1;
+    let any = any_source::<F>()?;
+    match ctx.route::<F>(any.addr, backend, LEAST) {
+        // SAFETY: as in `any_source`.
+        Route::By(hop) => Ok(Some(unsafe { F::snat().get(&hop.ifindex) }.map_or(any, |source| *source))),
+        Route::Here => Ok(None),
+        Route::TooBig(_) | Route::Nowhere => Err(Stop::drop(Reason::NoRoute)),
+    }
+}
+
+/// How often ports are looked for, [`PORTS_AT_ONCE`] each time.
+const ROUNDS: u32 = 48;
+
+/// Inserts the entry for the replies to the node, which stands in for the client, under a port that no other flow to the backend and no socket
+/// of the node's has.
+///
+/// The first port to be tried depends on the flow, so that one whose entry was lost mostly finds its replies' again. The others are tried in
+/// turn, from where the last search ended: ports are then taken again long after they were given up, and all are found before any is missed.
+#[inline(always)]
+fn reserve_at_node<F: Ip, C: PacketCtx>(ctx: &C, scratch: &mut Scratch<F>, packet: &Packet<F>, source: &SnatSource<F>) -> Step<()> {
+    let mut ports = PortChoice::within(F::hash(&packet.tuple, packet.protocol, settings::seed()), source.first_port, source.last_port);
+    scratch.flow.src_port = ports.next();
+    scratch.reply_key = scratch.key.partner(&scratch.flow);
+    scratch.reply = scratch.key.partner_flow(&scratch.flow, FlowState::REPLY.with(FlowState::MASQUERADED));
+    count(Reason::Masqueraded);
+    if belongs_to(scratch) || try_port(ctx, scratch) {
+        return Ok(());
+    }
+    for _ in 0..ROUNDS {
+        if ctx.take_port::<F>(ports.first, ports.count) {
+            count(Reason::PortCollision);
+            return Ok(());
+        }
+    }
+    Err(Stop::drop(Reason::PortsExhausted))
+}
+
+/// Takes the port that stands in the scratch room, if it is free.
+#[inline(always)]
+fn try_port<F: Ip, C: PacketCtx>(ctx: &C, scratch: &Scratch<F>) -> bool {
+    // Looked up first: an insert takes an entry from the LRU list before it finds that the key is there.
+    if F::flows().get_ptr(&scratch.reply_key).is_some() || !insert_new(&scratch.reply_key, &scratch.reply) {
+        return false;
+    }
+    let protocol = Protocol::from_wire(scratch.reply_key.protocol).unwrap_or(Protocol::Sctp);
+    if !ctx.has_socket::<F>(&scratch.reply_key.tuple(), protocol) {
+        return true;
+    }
+    _ = F::flows().remove(&scratch.reply_key);
+    false
+}
+
+/// How many ports are tried at once: as many as the verifier has the patience for.
+const PORTS_AT_ONCE: u32 = 4;
+
+/// Takes a port out of `count` from `first` on for the flow in the scratch room, and says whether one of those that were tried was free.
+#[inline(always)]
+pub fn take_port<F: Ip, C: PacketCtx>(ctx: &C, first: u32, count: u32) -> bool {
+    let (Ok(scratch), Some(cursor)) = (scratch::<F>(), SNAT_CURSOR.get_ptr_mut(0)) else { return false };
+    // SAFETY: a word of the map. Other CPUs write it, too: at worst a port is tried twice.
+    let mut at = unsafe { core::ptr::read_volatile(cursor) };
+    let Some(count) = NonZeroU32::new(count) else { return false };
+    let mut found = false;
+    for _ in 0..PORTS_AT_ONCE {
+        // The step and the number of ports have no divisor in common, so that every port has its turn.
+        at = at.wrapping_add(PORT_STEP) % count;
+        let port = Port::from_host((first + at) as u16);
+        scratch.flow.src_port = port;
+        scratch.reply_key.dst_port = port;
+        if try_port(ctx, scratch) {
+            found = true;
+            break;
+        }
+    }
+    // SAFETY: as above.
+    unsafe { core::ptr::write_volatile(cursor, at) };
+    found
 }
 
 /// Inserts the entry for the replies. Its key must be nobody else's: two flows of one client to two frontends of one backend would
@@ -206,7 +429,7 @@ fn reserve<F: Ip>(scratch: &mut Scratch<F>, mut ports: PortChoice) -> Step<()> {
             return Ok(());
         }
     }
-    Err(Stop::Drop(Reason::PortsExhausted))
+    Err(Stop::drop(Reason::PortsExhausted))
 }
 
 /// Whether the reply entry that is there already is this flow's: its other half was lost, and this is the port it had.
@@ -244,9 +467,6 @@ struct PortChoice {
 }
 
 impl PortChoice {
-    /// A step that reaches every port of a range and does not try neighbours one after another.
-    const STEP: u32 = 7919;
-
     /// A walk through `first..=last`.
     #[inline(always)]
     fn within(start: u32, first: Port, last: Port) -> Self {
@@ -263,7 +483,7 @@ impl PortChoice {
 
     #[inline(always)]
     fn next(&mut self) -> Port {
-        self.at = self.at.wrapping_add(Self::STEP) & 0xffff;
+        self.at = self.at.wrapping_add(PORT_STEP) & 0xffff;
         // Scaled into the range instead of divided: the verifier wants no remainder of an unknown number.
         Port::from_host((self.first + ((self.at * self.count) >> 16)) as u16)
     }

@@ -3,14 +3,17 @@
 //! The slot is chosen by a hash of the flow and a seed of the node, not by chance: a packet in mid-stream whose flow was lost finds the
 //! same backend again as long as the set is the same.
 
-use proxy_common::{Backend, FrontendKey, FrontendRow, Range, RangeWord, ServiceId, reason::Reason};
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use proxy_common::{Address as _, Backend, BackendFlags, FrontendKey, Range, RangeWord, RowFlags, RowIndex, ServiceId, reason::Reason};
 
 use crate::{
+    affinity,
     ip::Ip,
-    maps::FRONTEND_ROWS,
+    maps::{FRONTEND_ROWS, SourceBits},
     parse::Packet,
     settings,
-    verdict::{Step, Stop},
+    undefined::judge,
+    verdict::{News, Step, Stop},
 };
 
 /// Where a client is, as the device tells.
@@ -22,12 +25,13 @@ pub enum Scope {
     External,
 }
 
-/// What a frontend has for a new flow.
-pub enum Choice<F: Ip> {
-    /// A backend, and the service it belongs to.
-    Backend(Backend<F>, ServiceId),
-    /// Nobody can serve it: the client is to be told.
-    Refuse,
+/// Where a new flow goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice<F: Ip> {
+    /// The backend.
+    pub backend: Backend<F>,
+    /// The node has to stand in for the client.
+    pub masquerade: bool,
 }
 
 /// Chooses a backend for a packet of no known flow.
@@ -35,30 +39,73 @@ pub enum Choice<F: Ip> {
 pub fn choose<F: Ip>(packet: &Packet<F>, scope: Scope) -> Step<Choice<F>> {
     let key = FrontendKey::new(packet.tuple.dst, packet.tuple.dst_port, packet.protocol);
     // SAFETY: the value of a frontend never changes in its life; it is copied before anything else happens.
-    let frontend = *unsafe { F::frontends().get(&key) }.ok_or(Stop::Pass(Reason::NoService))?;
-    let slots = match range(frontend.row.0, scope).ok_or(Stop::Pass(Reason::NoService))?.range() {
-        Range::Slots(slots) => slots,
-        Range::Reject => return Ok(Choice::Refuse),
-        Range::Drop => return Err(Stop::Drop(Reason::PolicyDrop)),
-    };
-    let slot = slots.pick(F::hash(&packet.tuple, packet.protocol, settings::seed()));
-    let backend = *F::backends().get(slot).ok_or(Stop::Drop(Reason::StaleSlot))?;
-    if backend.owner != frontend.service {
-        return Err(Stop::Drop(Reason::StaleSlot));
+    let frontend = unsafe { F::frontends().get(&key) }.copied();
+    let (Some(frontend), client) = (frontend, packet.tuple.src) else { return Err(judge::<F>(packet.tuple.dst, Reason::NoService)) };
+    let row = read(frontend.row, scope).ok_or(Stop::pass(Reason::NoService))?;
+    if row.flags.has(RowFlags::SOURCE_RANGES) && !may_use::<F>(client, frontend.service) {
+        return Err(Stop::drop(Reason::SourceRange));
     }
-    Ok(Choice::Backend(backend, frontend.service))
+    let slots = match row.range.range() {
+        Range::Slots(slots) => slots,
+        Range::Reject => return Err(Stop::tell(News::Refused)),
+        Range::Drop => return Err(Stop::drop(Reason::PolicyDrop)),
+    };
+    let mut slot = slots.pick(F::hash(&packet.tuple, packet.protocol, settings::seed()));
+    if row.affinity_secs != 0 {
+        slot = affinity::slot::<F>(client, frontend.service, row.affinity_secs, row.range, slot);
+    }
+    let backend = *F::backends().get(slot).ok_or(Stop::drop(Reason::StaleSlot))?;
+    if backend.owner != frontend.service {
+        return Err(Stop::drop(Reason::StaleSlot));
+    }
+    Ok(Choice { backend, masquerade: must_masquerade(scope, row.flags, backend.flags) })
 }
 
-/// The published word of a row. Read once: the daemon may store another at any time.
+/// Whether the node has to stand in for a client: for one outside, whose backend is elsewhere and would answer past this node; and where the
+/// operator wants it.
 #[inline(always)]
-fn range(row: u32, scope: Scope) -> Option<RangeWord> {
-    let row = FRONTEND_ROWS.get_ptr(row)?;
-    let offset = match scope {
-        Scope::Internal => core::mem::offset_of!(FrontendRow, internal),
-        Scope::External => core::mem::offset_of!(FrontendRow, external),
+fn must_masquerade(scope: Scope, row: RowFlags, backend: BackendFlags) -> bool {
+    match scope {
+        Scope::Internal => row.has(RowFlags::MASQUERADE_INTERNAL),
+        Scope::External => row.has(RowFlags::MASQUERADE_EXTERNAL) || backend.has(BackendFlags::ELSEWHERE),
+    }
+}
+
+/// Whether a client is among those who may use a service's load balancer addresses.
+#[inline(always)]
+fn may_use<F: Ip>(client: F::Addr, service: ServiceId) -> bool {
+    let bits = F::Addr::LEN as u32 * 8 + ServiceId::BITS;
+    F::sources().get(&Key::new(bits, SourceBits { service, client })).is_some()
+}
+
+/// What a row says to clients of a scope.
+struct Row {
+    range: RangeWord,
+    flags: RowFlags,
+    affinity_secs: u32,
+}
+
+/// Reads a row, each field once: the daemon may store another at any time.
+#[inline(always)]
+fn read(row: RowIndex, scope: Scope) -> Option<Row> {
+    let row = FRONTEND_ROWS.get_ptr(row.0)?;
+    // SAFETY: a field of the row.
+    let internal = unsafe { &raw const (*row).internal };
+    // SAFETY: a field of the row.
+    let external = unsafe { &raw const (*row).external };
+    let range = match scope {
+        Scope::Internal => internal,
+        Scope::External => external,
     };
-    // SAFETY: within the row.
-    let word = unsafe { row.byte_add(offset).cast::<RangeWord>() };
+    // SAFETY: a field of the row.
+    let flags = unsafe { &raw const (*row).flags };
+    // SAFETY: a field of the row.
+    let affinity_secs = unsafe { &raw const (*row).affinity_secs };
     // SAFETY: an aligned 64-bit word of that row.
-    Some(unsafe { core::ptr::read_volatile(word) })
+    let range = unsafe { core::ptr::read_volatile(range) };
+    // SAFETY: an aligned word of that row.
+    let flags = unsafe { core::ptr::read_volatile(flags) };
+    // SAFETY: an aligned word of that row.
+    let affinity_secs = unsafe { core::ptr::read_volatile(affinity_secs) };
+    Some(Row { range, flags, affinity_secs })
 }

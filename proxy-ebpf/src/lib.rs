@@ -1,6 +1,6 @@
 //! The packet path: what happens to a packet at a hook, in the order in which it happens.
 //!
-//! `entry -> ctx -> parse -> filter -> flow (hit: translate, done) -> frontend -> select -> record flow -> translate -> verdict`
+//! `entry -> ctx -> parse -> filter -> flow (hit: translate, done) -> frontend -> affinity -> record flow -> translate -> forward -> verdict`
 //!
 //! The rules of this crate:
 //! * Everything is generic over the address family (`F`) and over where the packet lives (`C`), and inlined into its entry.
@@ -35,12 +35,23 @@ pub mod flow;
 
 pub mod frontend;
 
+pub mod affinity;
+
 pub mod translate;
+
+pub mod forward;
+
+pub mod fragment;
+
+pub mod icmp;
+
+pub mod undefined;
 
 pub mod refuse;
 
 pub mod path;
 
+pub mod crc;
 pub mod csum;
 
 pub mod counters;

@@ -4,12 +4,12 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
     macros::btf_map,
 };
 use proxy_common::{
-    Backend, BackendRef, Family, Flow, FlowKey, FrontendKey, FrontendRef, FrontendRow, NodeRow, ServiceCounters, ServiceId, ServiceRow,
-    SnatSource, V4, V6,
+    Affinity, AffinityKey, Backend, BackendRef, Family, Flow, FlowKey, FragmentKey, FrontendKey, FrontendRef, FrontendRow, Networks,
+    NodeRow, Ports, ServiceCounters, ServiceId, ServiceRow, SnatSource, Undefined, V4, V6,
     filter::{Marks, ROWS as FILTER_ROWS},
     maps,
 };
@@ -23,8 +23,28 @@ pub type Frontends<F> = HashMap<FrontendKey<F>, FrontendRef, { maps::DEFAULT_FRO
 pub type Backends<F> = Array<Backend<F>, { maps::DEFAULT_BACKENDS as usize }, { MMAPABLE }>;
 /// The map of a family's flows.
 pub type Flows<F> = LruHashMap<FlowKey<F>, Flow<F>, { maps::DEFAULT_FLOWS as usize }>;
-/// The map of the node's own address.
-pub type Snat<F> = Array<SnatSource<F>, 1>;
+/// The map of the node's own addresses, by the device by which packets leave.
+pub type Snat<F> = HashMap<u32, SnatSource<F>, { maps::DEVICES as usize }>;
+/// The map of who may use load balancer addresses. What counts is whether there is an entry.
+pub type Sources<F> = LpmTrie<SourceBits<F>, u8, { maps::DEFAULT_SOURCES as usize }>;
+/// The map of session affinity.
+pub type Affinities<F> = LruHashMap<AffinityKey<F>, Affinity<F>, { maps::DEFAULT_AFFINITY as usize }>;
+/// The map of datagrams in fragments.
+pub type Fragments<F> = LruHashMap<FragmentKey<F>, Ports, { maps::FRAGMENTS as usize }>;
+/// The map of Services' addresses beyond their ports.
+pub type ClusterIps<F> = HashMap<<F as Family>::Addr, Undefined, { maps::DEFAULT_FRONTENDS as usize }>;
+/// The map of the networks that Services have their addresses from.
+pub type ServiceNetworks<F> = Array<Networks<F>, 1>;
+
+/// What of a [`SourceKey`](proxy_common::SourceKey) comes behind the length of its prefix.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+pub struct SourceBits<F: Family> {
+    /// The service port.
+    pub service: ServiceId,
+    /// The client.
+    pub client: F::Addr,
+}
 
 /// Room for the entries of a new flow: the stack has none for two keys and two values of IPv6.
 #[repr(C)]
@@ -39,15 +59,19 @@ pub struct Scratch<F: Family> {
     pub reply: Flow<F>,
     /// The entry of another flow.
     pub other_key: FlowKey<F>,
+    /// Where a new flow goes.
+    pub backend: Backend<F>,
 }
 
-/// A second, and how many ICMP errors were made in it.
+/// A second, and what was done in it that has a limit.
 #[repr(C)]
-pub struct Refusals {
+pub struct Limits {
     /// The second, by the kernel's jiffies.
     pub second: u32,
-    /// How many.
-    pub made: u32,
+    /// How many ICMP errors were made.
+    pub errors: u32,
+    /// How many flows were begun.
+    pub flows: u32,
 }
 
 /// The map that has the scratch room of each CPU.
@@ -96,16 +120,59 @@ pub static SCRATCH_V4: Scratches<V4> = Scratches::<V4>::new();
 #[btf_map]
 pub static SCRATCH_V6: Scratches<V6> = Scratches::<V6>::new();
 
-/// What stands in for a pod that reaches itself. Writer: daemon. Readers: workload ingress, once for each such flow.
+/// Who may use load balancer addresses. Writer: daemon. Readers: ingress programs, once for each new flow to such an address of a service that
+/// has limits.
+#[btf_map]
+pub static SOURCES_V4: Sources<V4> = Sources::<V4>::new();
+/// The same for IPv6.
+#[btf_map]
+pub static SOURCES_V6: Sources<V6> = Sources::<V6>::new();
+
+/// The backends that clients of services with session affinity had last. Writers: ingress programs, once for each new flow to such a service.
+/// Evicts what was used least recently.
+#[btf_map]
+pub static AFFINITY_V4: Affinities<V4> = Affinities::<V4>::new();
+/// The same for IPv6.
+#[btf_map]
+pub static AFFINITY_V6: Affinities<V6> = Affinities::<V6>::new();
+
+/// The ports of datagrams in fragments. Writers: programs, for first fragments of known flows. Readers: programs, once for each other fragment.
+/// Evicts what was used least recently.
+#[btf_map]
+pub static FRAGMENTS_V4: Fragments<V4> = Fragments::<V4>::new();
+/// The same for IPv6.
+#[btf_map]
+pub static FRAGMENTS_V6: Fragments<V6> = Fragments::<V6>::new();
+
+/// Services' addresses beyond their ports. Writer: daemon. Readers: ingress programs, for packets into one of the networks below, and for
+/// fragments of which the first has not been seen.
+#[btf_map]
+pub static CLUSTER_IPS_V4: ClusterIps<V4> = ClusterIps::<V4>::new();
+/// The same for IPv6.
+#[btf_map]
+pub static CLUSTER_IPS_V6: ClusterIps<V6> = ClusterIps::<V6>::new();
+
+/// The networks that Services have their addresses from. Writer: daemon. Readers: ingress programs, once for each packet of no service.
+#[btf_map]
+pub static NETWORKS_V4: ServiceNetworks<V4> = ServiceNetworks::<V4>::new();
+/// The same for IPv6.
+#[btf_map]
+pub static NETWORKS_V6: ServiceNetworks<V6> = ServiceNetworks::<V6>::new();
+
+/// What stands in for clients. Writer: daemon. Readers: ingress programs, once for each flow whose client the node stands in for.
 #[btf_map]
 pub static SNAT_V4: Snat<V4> = Snat::<V4>::new();
 /// The same for IPv6.
 #[btf_map]
 pub static SNAT_V6: Snat<V6> = Snat::<V6>::new();
 
-/// How many ICMP errors a CPU has made in a second. Each CPU uses its own.
+/// Where the search for a source port went on from last. Writers: ingress programs of all CPUs; a value that is lost costs a try.
 #[btf_map]
-pub static REFUSALS: PerCpuArray<Refusals, 1> = PerCpuArray::new();
+pub static SNAT_CURSOR: Array<u32, 1> = Array::new();
+
+/// What a CPU has done in a second that has a limit. Each CPU uses its own.
+#[btf_map]
+pub static LIMITS: PerCpuArray<Limits, 1> = PerCpuArray::new();
 
 /// Names of service ids. Writer: daemon. No program reads it: it is here to be made and pinned with the others.
 #[btf_map]

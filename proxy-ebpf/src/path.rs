@@ -1,73 +1,188 @@
 //! The pipelines: the stages in the order in which a packet goes through them, and nothing else.
+//!
+//! A hook has a short one for packets of known flows, which are nearly all. What else there is to do has others: a new flow is [chosen](choose) a
+//! backend and then [begun](begin), or begun [under the node's address](stand_in); its packet is [translated](translate_left), or
+//! [sent on](crate::forward::send_on); and what is not common goes [aside]. Each is a function of the program by itself, so that the verifier follows one after the other and none has
+//! all values on its stack. What one finds out for the next lies in the scratch room.
 
-use proxy_common::{Side, Tuple, reason::Reason};
+use proxy_common::{Protocol, Side, reason::Reason};
 
 use crate::{
     ctx::PacketCtx,
-    filter::admit,
-    flow,
-    frontend::{self, Choice, Scope},
-    ip::Ip,
-    parse::{Packet, parse},
-    refuse::refuse,
-    translate::{has_begun_checksum, translate},
+    filter::admits,
+    flow::{self, Way},
+    forward::{leave, next_hop},
+    fragment,
+    frontend::{self, Scope},
+    icmp,
+    ip::{Ip, L3, Piece},
+    parse::{Packet, parse, parse_first, parse_l4},
+    translate::{has_begun_checksum, translate, translate_addrs},
+    undefined::{is_cluster_ip, judge, nobody},
     verdict::{Step, Stop, Verdict},
 };
 
-/// A packet that enters the node: towards a service.
+/// A packet that enters the node: towards a service, or back to a client that the node stands in for.
 #[inline(always)]
-pub fn to_backend<F: Ip, C: PacketCtx>(ctx: &mut C, scope: Scope) -> Step<Verdict> {
+pub fn to_backend<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
     let packet = parse::<F, C>(ctx)?;
-    admit(&packet, Side::Ingress)?;
-    if let Some(to) = flow::find(&packet, Side::Ingress) {
-        return translate(ctx, &packet, &to);
+    if !admits(&packet.tuple, Side::Ingress) {
+        return Err(nobody::<F>(packet.tuple.dst));
     }
-    match frontend::choose(&packet, scope)? {
-        Choice::Backend(backend, service) => {
-            let to = flow::start(&packet, &backend, service)?;
-            translate(ctx, &packet, &to)
-        }
-        Choice::Refuse => refuse(ctx, &packet),
-    }
-}
-
-/// A frame from outside, before tc: only what goes on to a backend is dealt with here. Everything else passes as it came, for tc: who has no
-/// backends, who is to be dropped or sent back, and packets whose checksum is only begun, of which no more than tc knows. A drop says that
-/// the frame is spoilt.
-#[inline(always)]
-pub fn early<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
-    let (packet, to) = early_way::<F, C>(ctx).ok_or(Stop::Pass(Reason::NoService))?;
-    translate(ctx, &packet, &to).or(Err(Stop::Drop(Reason::RewriteFailed)))
-}
-
-#[inline(always)]
-fn early_way<F: Ip, C: PacketCtx>(ctx: &C) -> Option<(Packet<F>, Tuple<F>)> {
-    let packet = parse::<F, C>(ctx).ok()?;
-    admit(&packet, Side::Ingress).ok()?;
-    if has_begun_checksum(ctx, &packet).ok()? {
-        return None;
-    }
-    let to = match flow::find(&packet, Side::Ingress) {
-        Some(to) => to,
-        None => start_early(&packet)?,
-    };
-    (to.dst != packet.tuple.src).then_some((packet, to))
-}
-
-#[inline(always)]
-fn start_early<F: Ip>(packet: &Packet<F>) -> Option<Tuple<F>> {
-    let Choice::Backend(backend, service) = frontend::choose(packet, Scope::External).ok()? else { return None };
-    if backend.addr == packet.tuple.src {
-        return None;
-    }
-    flow::start(packet, &backend, service).ok()
+    let way = flow::find(&packet, Side::Ingress).ok_or(Stop::UNKNOWN)?;
+    go(ctx, &packet, &way)
 }
 
 /// A packet that leaves the node: from a backend to a client.
 #[inline(always)]
 pub fn from_backend<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
     let packet = parse::<F, C>(ctx)?;
-    admit(&packet, Side::Egress)?;
-    let to = flow::find(&packet, Side::Egress).ok_or(Stop::Pass(Reason::NoService))?;
-    translate(ctx, &packet, &to)
+    if !admits(&packet.tuple, Side::Egress) {
+        return Err(Stop::pass(Reason::NoService));
+    }
+    let way = flow::find(&packet, Side::Egress).ok_or(Stop::pass(Reason::NoService))?;
+    go(ctx, &packet, &way)
+}
+
+/// Gives a packet its way.
+#[inline(always)]
+fn go<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>, way: &Way<F>) -> Step<Verdict> {
+    if way.is_masqueraded { Err(flow::leave(way)) } else { translate(ctx, packet, &way.to) }
+}
+
+/// Gives a packet the tuple that was left for it.
+#[inline(always)]
+pub fn translate_left<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
+    let packet = parse_first::<F, C>(ctx)?;
+    translate(ctx, &packet, &flow::left()?)
+}
+
+/// Finds out where a packet of no known flow goes: it ends here, or a flow is to begin.
+#[inline(always)]
+pub fn choose<F: Ip, C: PacketCtx>(ctx: &C, scope: Scope) -> Stop {
+    match parse_first::<F, C>(ctx).and_then(|packet| frontend::choose(&packet, scope)) {
+        Ok(choice) => flow::leave_to_begin(&choice),
+        Err(stop) => stop,
+    }
+}
+
+/// Begins a flow.
+#[inline(always)]
+pub fn begin<F: Ip, C: PacketCtx>(ctx: &C) -> Stop {
+    match parse_first::<F, C>(ctx).and_then(|packet| flow::start(&packet)) {
+        Ok(way) => flow::leave(&way),
+        Err(stop) => stop,
+    }
+}
+
+/// Begins a flow whose client the node stands in for.
+#[inline(always)]
+pub fn stand_in<F: Ip, C: PacketCtx>(ctx: &C) -> Stop {
+    match parse_first::<F, C>(ctx).and_then(|packet| flow::start_masqueraded(ctx, &packet)) {
+        Ok(way) => flow::leave(&way),
+        Err(stop) => stop,
+    }
+}
+
+/// A frame from outside, before tc: only what goes on to a backend of this node is dealt with here. Everything else passes as it came, for tc:
+/// who has no backends or has them elsewhere, who is to be dropped or sent back, fragments, and packets whose checksum is only begun, of which no
+/// more than tc knows. A drop says that the frame is spoilt.
+#[inline(always)]
+pub fn early<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
+    let packet = parse::<F, C>(ctx)?;
+    if !admits(&packet.tuple, Side::Ingress) {
+        return Err(Stop::pass(Reason::NoService));
+    }
+    if has_begun_checksum(ctx, &packet)? {
+        return Err(Stop::pass(Reason::NoService));
+    }
+    let way = flow::find(&packet, Side::Ingress).ok_or(Stop::UNKNOWN)?;
+    go_early(ctx, &packet, &way)
+}
+
+/// Begins a flow of such frames.
+#[inline(always)]
+pub fn begin_early<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
+    let packet = parse::<F, C>(ctx)?;
+    if flow::is_to_itself(&packet)? {
+        return Err(Stop::pass(Reason::NoService));
+    }
+    let way = flow::start(&packet)?;
+    go_early(ctx, &packet, &way)
+}
+
+#[inline(always)]
+fn go_early<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>, way: &Way<F>) -> Step<Verdict> {
+    if way.is_masqueraded || way.to.dst == packet.tuple.src {
+        return Err(Stop::pass(Reason::NoService));
+    }
+    translate(ctx, packet, &way.to).or(Err(Stop::drop(Reason::RewriteFailed)))
+}
+
+/// What has no ports, or what a common packet has not. A later fragment has its way here; the rest goes on in one of the two pipelines below.
+#[inline(always)]
+pub fn aside<F: Ip, C: PacketCtx>(ctx: &mut C, side: Side) -> Step<Verdict> {
+    let l3 = F::read_l3::<C, true>(ctx)?;
+    match l3.piece {
+        Piece::Later(id) => follow(ctx, &l3, id, side),
+        Piece::First(id) => {
+            let packet = parse_l4::<F, C>(ctx, &l3).or(Err(Stop::pass(Reason::Fragment)))?;
+            if admits(&packet.tuple, side) {
+                fragment::note(&packet, id);
+            }
+            Err(Stop::RARE)
+        }
+        Piece::Whole if Protocol::from_wire(l3.protocol).is_some() => Err(Stop::RARE),
+        Piece::Whole => Err(Stop::RELATED),
+    }
+}
+
+/// A rare kind of packet with ports that enters the node: SCTP, the first fragment of a datagram, or one to what no Service defines.
+#[inline(always)]
+pub fn rare_to_backend<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Verdict> {
+    let packet = parse_first::<F, C>(ctx)?;
+    if !admits(&packet.tuple, Side::Ingress) {
+        return Err(judge::<F>(packet.tuple.dst, Reason::NoService));
+    }
+    Err(flow::leave(&flow::find(&packet, Side::Ingress).ok_or(Stop::UNKNOWN)?))
+}
+
+/// The same that leaves the node.
+#[inline(always)]
+pub fn rare_from_backend<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Verdict> {
+    let packet = parse_first::<F, C>(ctx)?;
+    if !admits(&packet.tuple, Side::Egress) {
+        return Err(Stop::pass(Reason::NoService));
+    }
+    Err(flow::leave(&flow::find(&packet, Side::Egress).ok_or(Stop::pass(Reason::NoService))?))
+}
+
+/// A packet without ports: an error about one of a flow; or, where packets enter the node, one to a ClusterIP, which has nothing but ports.
+#[inline(always)]
+pub fn related<F: Ip, C: PacketCtx>(ctx: &mut C, side: Side) -> Step<Verdict> {
+    let l3 = F::read_quoted(ctx, ctx.l3())?;
+    if let Some(done) = icmp::translate_error(ctx, &l3, side) {
+        return done;
+    }
+    match side {
+        Side::Ingress => Err(judge::<F>(l3.dst, Reason::OtherProtocol)),
+        Side::Egress => Err(Stop::pass(Reason::OtherProtocol)),
+    }
+}
+
+/// Has a later fragment follow the first one, if that has been seen and is a flow's.
+#[inline(always)]
+fn follow<F: Ip, C: PacketCtx>(ctx: &mut C, l3: &L3<F>, id: u32, side: Side) -> Step<Verdict> {
+    let is_lost = side == Side::Ingress && is_cluster_ip::<F>(l3.dst);
+    let lost = if is_lost { Stop::drop(Reason::FragmentLost) } else { Stop::pass(Reason::Fragment) };
+    let protocol = Protocol::from_wire(l3.protocol).ok_or(lost)?;
+    let tuple = fragment::tuple(l3, id).ok_or(lost)?;
+    let way = flow::find_for_fragment(tuple, protocol, side, ctx.len()).ok_or(lost)?;
+    if !way.is_masqueraded {
+        return translate_addrs(ctx, &tuple, &way.to);
+    }
+    let len = l3.end.wrapping_sub(ctx.l3()) as u16;
+    let hop = next_hop::<F, C>(ctx, &way.to, len)?;
+    translate_addrs(ctx, &tuple, &way.to)?;
+    leave::<F, C>(ctx, &hop)
 }

@@ -1,4 +1,5 @@
-//! Answering in the name of a service that nobody can serve, so that the client fails at once instead of waiting.
+//! Telling a packet's sender why it goes no further: that nobody serves what he dials, so that he fails at once instead of waiting; or what a
+//! router would tell, where the node sends packets on itself.
 //!
 //! A TCP connection attempt is answered with a reset, anything else with ICMP port unreachable; kube-proxy sends the latter for both, but
 //! a TCP client over IPv6 only takes note of that when it repeats its SYN a second later.
@@ -8,18 +9,16 @@
 //! unfinished field is part of what is quoted, and whoever sends the error may still finish it, though what it is the sum of was cut off.
 //! Nobody checks it there, but the sum of the error itself must hold either way.
 
-use proxy_common::{Protocol, reason::Reason};
+use proxy_common::{Protocol, Tuple, reason::Reason};
 
 use crate::{
-    counters::count,
+    counters::{count, limits},
     csum::{Delta, fold16},
     ctx::PacketCtx,
-    ip::Ip,
-    maps::REFUSALS,
-    parse::Packet,
-    settings,
+    ip::{Ip, L3, Piece},
+    parse::{Packet, parse_l4},
     translate::{begun_checksum, checksum_offset, in_wire_order},
-    verdict::{Step, Stop, Verdict},
+    verdict::{News, Step, Stop, Verdict},
 };
 
 const TCP_HEADER: usize = 20;
@@ -29,54 +28,90 @@ const MAX_OPTION_WORDS: usize = 10;
 /// Data offset of five words, and the flags RST and ACK.
 const RESET_FLAGS: [u8; 2] = [0x50, 0x14];
 
-/// How many ICMP errors a CPU sends at most in a second.
+/// How many ICMP errors a CPU sends at most in a second, as the kernel limits its own (`icmp_msgs_per_sec`).
 const ERRORS_A_SECOND: u32 = 1000;
 const ICMP_HEADER: usize = 8;
-/// How much of the refused packet's transport header is quoted: all of TCP's, because the kernel does not cut a packet before an
+/// How much of the packet is quoted behind its network header: all of TCP's header, because the kernel does not cut a packet before an
 /// unfinished checksum, which lies there.
 const QUOTED_TCP: usize = 20;
-const QUOTED_UDP: usize = 8;
+const QUOTED: usize = 8;
+/// The same behind a fragment header of IPv6, with that.
+const QUOTED_FRAGMENT: usize = 16;
+const FRAGMENT_HEADER: u8 = 44;
 
-/// Turns a packet into the refusal of it.
+/// Turns a packet into what its sender is to be told.
+///
+/// Options before the transport header are not carried over into an answer: who sends them hears nothing. An exception is the fragment header of
+/// IPv6.
 #[inline(always)]
-pub fn refuse<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>) -> Step<Verdict> {
-    // A reset is no longer than what it answers; an ICMP error is, and could be had in another's name.
-    if !packet.flags.opens() && !may_tell() {
-        return Err(Stop::Drop(Reason::RefusalsLimited));
-    }
-    count(answer(ctx, packet)?);
+pub fn tell<F: Ip, C: PacketCtx>(ctx: &mut C, news: News) -> Step<Verdict> {
+    let l3 = F::read_quoted(ctx, ctx.l3())?;
+    let reason = match parse_l4::<F, C>(ctx, &l3) {
+        Ok(packet) => {
+            // A reset is no longer than what it answers; an ICMP error is, and could be had in another's name.
+            if news != News::Refused || !packet.flags.opens() {
+                may_tell()?;
+            }
+            answer(ctx, &packet, news)?
+        }
+        Err(stop) if stop == Stop::ASIDE => {
+            may_tell()?;
+            answer_other::<F, C>(ctx, &l3, news)?
+        }
+        Err(stop) => return Err(stop),
+    };
+    count(reason);
     Ok(Verdict::Reflect)
 }
 
-/// Whether this CPU may send one more ICMP error in this second, as the kernel limits its own (`icmp_msgs_per_sec`).
+/// Makes the answer to a packet with ports, and says which it is.
 #[inline(always)]
-fn may_tell() -> bool {
-    let Some(refusals) = REFUSALS.get_ptr_mut(0) else { return false };
-    // SAFETY: the row is this CPU's own; a program is not interrupted by another on it.
-    let refusals = unsafe { &mut *refusals };
-    let second = settings::now() / settings::hz().max(1);
-    if refusals.second != second {
-        (refusals.second, refusals.made) = (second, 0);
+pub fn answer<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>, news: News) -> Step<Reason> {
+    let Tuple { src, dst, .. } = packet.tuple;
+    // A reset is never answered (RFC 9293 section 3.5.2).
+    if packet.l4 != ctx.l3() + F::HEADER || packet.flags.rst() || !F::is_single(src) {
+        return Err(Stop::drop(Reason::Unanswered));
     }
-    refusals.made += 1;
-    refusals.made <= ERRORS_A_SECOND
+    if news == News::Refused && packet.protocol == Protocol::Tcp && packet.flags.opens() && reset(ctx, packet)? {
+        ctx.swap_macs()?;
+        return Ok(Reason::RejectReset);
+    }
+    let begun = Some(Begun { field: checksum_offset(packet.protocol), sum: begun_checksum(packet) });
+    match packet.protocol {
+        Protocol::Tcp => quote::<F, C, QUOTED_TCP>(ctx, src, dst, news, begun),
+        Protocol::Udp => quote::<F, C, QUOTED>(ctx, src, dst, news, begun),
+        Protocol::Sctp => quote::<F, C, QUOTED>(ctx, src, dst, news, None),
+    }
 }
 
-/// Makes the refusal, and says which it is.
+/// Makes the answer to any other packet. None answers an ICMP error, nor any fragment but the first (RFC 1122 section 3.2.2).
 #[inline(always)]
-pub fn answer<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>) -> Step<Reason> {
-    // A reset is never answered (RFC 9293 section 3.5.2). Options before the transport header are not carried over into an answer.
-    if packet.l4 != ctx.l3() + F::HEADER || packet.flags.rst() || !F::is_single(packet.tuple.src) {
-        return Err(Stop::Drop(Reason::Unanswered));
+fn answer_other<F: Ip, C: PacketCtx>(ctx: &mut C, l3: &L3<F>, news: News) -> Step<Reason> {
+    let quoted = ctx.read::<[u8; QUOTED]>(l3.l4)?;
+    let is_error = l3.protocol == F::ICMP && F::is_icmp_error(quoted[0]);
+    let is_plain = l3.l4 == ctx.l3() + F::HEADER && !matches!(l3.piece, Piece::Later(_)) && l3.end >= l3.l4 + QUOTED;
+    if is_error || !is_plain || !F::is_single(l3.src) {
+        return Err(Stop::drop(Reason::Unanswered));
     }
-    let reason = if packet.protocol == Protocol::Tcp && packet.flags.opens() && reset(ctx, packet)? {
-        Reason::RejectReset
-    } else {
-        unreachable(ctx, packet)?;
-        Reason::RejectUnreachable
-    };
-    ctx.swap_macs()?;
-    Ok(reason)
+    if l3.protocol == FRAGMENT_HEADER && F::IPV6 {
+        // Its offset is in the third and fourth byte, but for three bits.
+        if quoted[2] != 0 || quoted[3] & 0xf8 != 0 || l3.end < l3.l4 + QUOTED_FRAGMENT {
+            return Err(Stop::drop(Reason::Unanswered));
+        }
+        return quote::<F, C, QUOTED_FRAGMENT>(ctx, l3.src, l3.dst, news, None);
+    }
+    if F::is_option(l3.protocol) {
+        return Err(Stop::drop(Reason::Unanswered));
+    }
+    quote::<F, C, QUOTED>(ctx, l3.src, l3.dst, news, None)
+}
+
+/// Whether this CPU may send one more ICMP error in this second.
+#[inline(always)]
+fn may_tell() -> Step<()> {
+    let limits = limits().ok_or(Stop::drop(Reason::RefusalsLimited))?;
+    limits.errors += 1;
+    if limits.errors <= ERRORS_A_SECOND { Ok(()) } else { Err(Stop::drop(Reason::RefusalsLimited)) }
 }
 
 /// Turns a connection attempt into its reset (RFC 9293 section 3.10.7.1). Says no, with nothing done, when it carries data.
@@ -118,37 +153,51 @@ fn option_sum<C: PacketCtx>(ctx: &C, l4: usize, words: usize) -> Step<u64> {
     Ok(sum)
 }
 
-/// Turns a packet into an ICMP error that quotes it.
-#[inline(always)]
-fn unreachable<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>) -> Step<()> {
-    match packet.protocol {
-        Protocol::Tcp => quote::<F, C, QUOTED_TCP>(ctx, packet),
-        Protocol::Udp | Protocol::Sctp => quote::<F, C, QUOTED_UDP>(ctx, packet),
-    }
+/// A checksum of a quoted packet that may be only begun.
+#[derive(Clone, Copy)]
+struct Begun {
+    /// Where it is in the transport header.
+    field: usize,
+    /// What it holds then.
+    sum: u16,
 }
 
+/// Turns a packet into an ICMP error that quotes it: its network header, and `L4` bytes of what follows.
 #[inline(always)]
-fn quote<F: Ip, C: PacketCtx, const L4: usize>(ctx: &mut C, packet: &Packet<F>) -> Step<()> {
+fn quote<F: Ip, C: PacketCtx, const L4: usize>(ctx: &mut C, src: F::Addr, dst: F::Addr, news: News, begun: Option<Begun>) -> Step<Reason> {
     let l3 = ctx.l3();
     ctx.truncate((l3 + F::HEADER + L4) as u32)?;
     ctx.insert_before_l3((F::HEADER + ICMP_HEADER) as u32)?;
     let payload = (ICMP_HEADER + F::HEADER + L4) as u16;
-    let (src, dst) = (packet.tuple.dst, packet.tuple.src);
-    F::write_header(ctx, src, dst, F::ICMP, payload)?;
+    F::write_header(ctx, dst, src, F::ICMP, payload)?;
+    let (kind, fits, reason) = match news {
+        News::Refused => (F::PORT_UNREACHABLE, 0, Reason::RejectUnreachable),
+        News::TimeExceeded => (F::TIME_EXCEEDED, 0, Reason::TimeExceeded),
+        News::TooBig(fits) => (F::TOO_BIG, u32::from(fits), Reason::TooBig),
+    };
     let icmp = l3 + F::HEADER;
-    ctx.write(icmp, u16::from_ne_bytes(F::PORT_UNREACHABLE))?;
+    ctx.write(icmp, u16::from_ne_bytes(kind))?;
     ctx.write(icmp + 2, 0_u16)?;
-    ctx.write(icmp + 4, 0_u32)?;
-    steady_quoted_checksum::<F, C, L4>(ctx, packet, icmp + ICMP_HEADER + F::HEADER)?;
-    let quoted = F::sum_header(ctx, icmp + ICMP_HEADER)? + quoted_sum::<C, L4>(ctx, icmp + ICMP_HEADER + F::HEADER)?;
-    let sum = F::icmp_pseudo_sum(src, dst, payload) + ctx.sum::<2>(icmp)? + quoted;
-    ctx.write(icmp + 2, !fold16(sum))
+    ctx.write(icmp + 4, fits.to_be_bytes())?;
+    let quoted = icmp + ICMP_HEADER;
+    if let Some(begun) = begun {
+        steady_quoted_checksum::<C, L4>(ctx, begun, quoted + F::HEADER)?;
+    }
+    let sums = F::sum_header(ctx, quoted)? + quoted_sum::<C, L4>(ctx, quoted + F::HEADER)?;
+    let sum = F::icmp_pseudo_sum(dst, src, payload) + ctx.sum::<2>(icmp)? + sums;
+    ctx.write(icmp + 2, !fold16(sum))?;
+    ctx.swap_macs()?;
+    Ok(reason)
 }
 
-/// The sum of the transport header that is quoted.
+/// The sum of what is quoted behind the network header.
 #[inline(always)]
 fn quoted_sum<C: PacketCtx, const L4: usize>(ctx: &C, at: usize) -> Step<u64> {
-    let rest = if L4 == QUOTED_TCP { ctx.sum::<3>(at + QUOTED_UDP)? } else { 0 };
+    let rest = match L4 {
+        QUOTED_TCP => ctx.sum::<3>(at + QUOTED)?,
+        QUOTED_FRAGMENT => ctx.sum::<2>(at + QUOTED)?,
+        _ => 0,
+    };
     Ok(ctx.sum::<2>(at)? + rest)
 }
 
@@ -158,10 +207,10 @@ fn quoted_sum<C: PacketCtx, const L4: usize>(ctx: &C, at: usize) -> Step<u64> {
 /// the quotation, itself included. With the rest of the words adding up to `r`, a field of `q` makes `r + q` before and `-q` after: the
 /// same for `q = -r / 2`, and to halve in one's complement is to rotate right.
 #[inline(always)]
-fn steady_quoted_checksum<F: Ip, C: PacketCtx, const L4: usize>(ctx: &mut C, packet: &Packet<F>, at: usize) -> Step<()> {
-    let field = at + checksum_offset(packet.protocol);
+fn steady_quoted_checksum<C: PacketCtx, const L4: usize>(ctx: &mut C, begun: Begun, at: usize) -> Step<()> {
+    let field = at + begun.field;
     let held = ctx.read::<u16>(field)?;
-    if held != begun_checksum(packet) {
+    if held != begun.sum {
         return Ok(());
     }
     let rest = fold16(quoted_sum::<C, L4>(ctx, at)? + u64::from(!held));
@@ -178,15 +227,14 @@ mod tests {
     use super::*;
     use crate::{
         ctx::BufCtx,
-        parse::parse,
         testing::{CLIENT_MAC, Ends, NODE_MAC, ends4, ends6, verify},
     };
 
     /// Refuses a frame: the reason, and the answer.
     fn refused<F: Ip>(frame: &[u8]) -> Step<(Reason, Vec<u8>)> {
         let mut ctx = BufCtx::<2048>::new(frame);
-        let packet = parse::<F, _>(&ctx)?;
-        let reason = answer(&mut ctx, &packet)?;
+        let packet = crate::parse::parse::<F, _>(&ctx)?;
+        let reason = answer(&mut ctx, &packet, News::Refused)?;
         Ok((reason, ctx.frame().to_vec()))
     }
 
@@ -244,9 +292,9 @@ mod tests {
             // Data with a connection attempt (RFC 7413) is not answered with a reset, which would have to acknowledge it.
             let early = |tcp: &mut etherparse::TcpHeader| tcp.syn = true;
             let frames = [
-                (ends.udp(&[]), QUOTED_UDP),
-                (ends.udp(b"odd"), QUOTED_UDP),
-                (ends.udp(&[7; 1400]), QUOTED_UDP),
+                (ends.udp(&[]), QUOTED),
+                (ends.udp(b"odd"), QUOTED),
+                (ends.udp(&[7; 1400]), QUOTED),
                 (ends.tcp(late, b"data"), QUOTED_TCP),
                 (ends.tcp(late, &[]), QUOTED_TCP),
                 (ends.tcp(early, b"data"), QUOTED_TCP),
@@ -317,7 +365,7 @@ mod tests {
             let mut ends = if source.is_ipv4() { ends4() } else { ends6() };
             ends.src.set_ip(source);
             for frame in [ends.udp(b"question"), ends.tcp(|tcp| tcp.syn = true, &[])] {
-                assert_eq!(refused_in(ends, &frame), Err(Stop::Drop(Reason::Unanswered)), "{source}");
+                assert_eq!(refused_in(ends, &frame), Err(Stop::drop(Reason::Unanswered)), "{source}");
             }
         }
     }
@@ -327,7 +375,7 @@ mod tests {
         for ends in [ends4(), ends6()] {
             for ack in [false, true] {
                 let frame = ends.tcp(|tcp| (tcp.rst, tcp.ack) = (true, ack), &[]);
-                assert_eq!(refused_in(ends, &frame), Err(Stop::Drop(Reason::Unanswered)));
+                assert_eq!(refused_in(ends, &frame), Err(Stop::drop(Reason::Unanswered)));
             }
         }
     }

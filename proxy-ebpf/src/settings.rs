@@ -19,6 +19,10 @@ static SHUNT_IP_SUMMED: u32 = 0;
 #[unsafe(no_mangle)]
 static SHUNT_READ_KERNEL: u32 = 0;
 
+/// How many flows a CPU begins at most in a second.
+#[unsafe(no_mangle)]
+static SHUNT_NEW_FLOWS: u32 = 65_536;
+
 /// The seed of the flow hash.
 #[inline(always)]
 pub fn seed() -> u64 {
@@ -46,6 +50,13 @@ pub fn ip_summed() -> Option<u32> {
 pub fn reads_kernel() -> bool {
     // SAFETY: as in `seed`.
     unsafe { core::ptr::read_volatile(&raw const SHUNT_READ_KERNEL) != 0 }
+}
+
+/// How many flows a CPU begins at most in a second.
+#[inline(always)]
+pub fn new_flows() -> u32 {
+    // SAFETY: as in `seed`.
+    unsafe { core::ptr::read_volatile(&raw const SHUNT_NEW_FLOWS) }
 }
 
 /// The kernel's coarse clock, which costs next to nothing to read: the low half of its jiffies.

@@ -88,6 +88,11 @@ impl Service {
         tcp.add("UDP", port, target, Some(node_port))
     }
 
+    /// Adds `port` for SCTP.
+    pub fn sctp(self, port: u16, target: u16) -> Self {
+        self.add("SCTP", port, target, None)
+    }
+
     /// Sets any other field of the spec.
     pub fn with(mut self, field: &str, value: Value) -> Self {
         self.spec.push((field.to_owned(), value));

@@ -9,12 +9,12 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use proxy_common::{Protocol, reason::Reason};
+use proxy_common::{Protocol, Undefined, reason::Reason};
 use proxy_daemon::{
     maps::Direction,
     model::{FrontendAddr, ServicePortName},
     net::Role,
-    plan::{BackendSet, FrontendPlan, ServicePlan},
+    plan::{Backend, BackendSet, FrontendPlan, ServicePlan},
 };
 
 use crate::packet::flags;
@@ -34,10 +34,10 @@ pub struct Hook {
 pub enum Seen {
     /// A whole datagram of a protocol with ports.
     Datagram { src: SocketAddr, dst: SocketAddr, transport: Transport },
-    /// ICMP, SCTP and all others.
-    OtherProtocol,
-    /// Any piece of a datagram, the first too.
-    Fragment,
+    /// ICMP and all others without ports.
+    OtherProtocol { dst: IpAddr },
+    /// A piece of a datagram of which the first has not been seen.
+    Fragment { dst: IpAddr },
     /// Headers that end too early or contradict each other.
     Malformed,
     /// ARP, VLAN tags and all others.
@@ -85,8 +85,11 @@ pub struct Target {
 pub enum Source {
     /// The client's own address and port.
     Client,
-    /// The node's address (kube-proxy's masquerade): the client is the backend, and the packet goes back to where it came from.
+    /// The node's address: the client is the backend, and the packet goes back to where it came from (kube-proxy's hairpin).
     Node,
+    /// The node's address (kube-proxy's masquerade): the client is outside and the backend on another node, and the answer has to come back by
+    /// this one. The packet is sent on past the stack.
+    Masqueraded,
 }
 
 /// Resolves packets on one node.
@@ -108,8 +111,10 @@ impl<'a> Tracer<'a> {
     pub fn trace(&self, hook: Hook, packet: Seen) -> Outcome {
         let (src, dst, transport) = match packet {
             Seen::Datagram { src, dst, transport } => (src, dst, transport),
-            Seen::OtherProtocol => return Outcome::Pass(Reason::OtherProtocol),
-            Seen::Fragment => return Outcome::Pass(Reason::Fragment),
+            Seen::OtherProtocol { dst } if self.is_undefined(hook, dst) => return Outcome::Reject(Refusal::Unreachable),
+            Seen::OtherProtocol { .. } => return Outcome::Pass(Reason::OtherProtocol),
+            Seen::Fragment { dst } if self.is_undefined(hook, dst) => return Outcome::Drop(Reason::FragmentLost),
+            Seen::Fragment { .. } => return Outcome::Pass(Reason::Fragment),
             Seen::Malformed => return Outcome::Pass(Reason::Malformed),
             Seen::NotIp => return Outcome::Pass(Reason::NotIp),
         };
@@ -119,6 +124,7 @@ impl<'a> Tracer<'a> {
             Direction::Egress => None,
         };
         let Some(frontend) = frontend else {
+            // Where no networks of Services are known, as here, ports that a ClusterIP does not have are not looked at.
             return Outcome::Pass(Reason::NoService);
         };
         // Clients inside the cluster are those behind workload devices; everybody else comes in by an uplink.
@@ -127,10 +133,16 @@ impl<'a> Tracer<'a> {
             Role::Uplink => &frontend.external,
         };
         match backends {
-            BackendSet::Backends(backends) => self.translate(src, backends),
+            BackendSet::Backends(backends) => self.translate(src, hook.role, backends),
             BackendSet::Reject => transport.refuse(),
             BackendSet::Drop => Outcome::Drop(Reason::PolicyDrop),
         }
+    }
+
+    /// Whether a packet enters the node and is to a ClusterIP: what its Service does not define there is refused.
+    fn is_undefined(&self, hook: Hook, dst: IpAddr) -> bool {
+        let is_refused = |plan: &ServicePlan| plan.cluster_ips.get(&dst) == Some(&Undefined::REFUSE);
+        hook.direction == Direction::Ingress && self.plans.values().any(is_refused)
     }
 
     /// The frontend that a destination is, which at most one service port has.
@@ -142,15 +154,18 @@ impl<'a> Tracer<'a> {
         frontend
     }
 
-    /// The client's address is kept, except where it is the backend's own.
-    fn translate(&self, src: SocketAddr, backends: &[SocketAddr]) -> Outcome {
-        let hairpin = |backend: &SocketAddr| backend.ip() == src.ip();
+    /// The client's address is kept, except where it is the backend's own, and where the answer would not come back by this node.
+    fn translate(&self, src: SocketAddr, role: Role, backends: &[Backend]) -> Outcome {
+        let source = |backend: &Backend| match role {
+            Role::Uplink if backend.is_elsewhere => Source::Masqueraded,
+            _ if backend.addr.ip() == src.ip() => Source::Node,
+            Role::Uplink | Role::Workload => Source::Client,
+        };
         let can_masquerade = self.masquerade.iter().any(|addr| addr.is_ipv4() == src.is_ipv4());
-        if !can_masquerade && backends.iter().all(hairpin) {
+        if !can_masquerade && backends.iter().all(|backend| source(backend) != Source::Client) {
             return Outcome::Drop(Reason::NoSnatSource);
         }
-        let source = |backend: &SocketAddr| if hairpin(backend) { Source::Node } else { Source::Client };
-        Outcome::Translate(backends.iter().map(|backend| Target { backend: *backend, source: source(backend) }).collect())
+        Outcome::Translate(backends.iter().map(|backend| Target { backend: backend.addr, source: source(backend) }).collect())
     }
 }
 

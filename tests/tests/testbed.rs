@@ -180,8 +180,10 @@ mod tests {
         }
 
         fn frontends_from_outside(&self, cases: &mut Cases) {
-            for (kind, to) in self.frontends(OPEN_LOCAL) {
-                reach(cases, kind, self.bed.client(), to, ("b", Seen::Client));
+            for (n, server, seen) in [(OPEN_LOCAL, "b", Seen::Client), (OPEN_REMOTE, "c", Seen::Node)] {
+                for (kind, to) in self.frontends(n) {
+                    reach(cases, kind, self.bed.client(), to, (server, seen));
+                }
             }
         }
 

@@ -8,12 +8,13 @@ use std::{fmt::Write as _, path::Path};
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Pod as AyaPod,
-    maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray},
 };
 use bytemuck::Pod;
 use proxy_common::{
-    Backend, BackendRef, Flow, FlowKey, FrontendKey, FrontendRef, FrontendRow, NodeRow, ServiceCounters, ServiceId, ServiceRow, SnatSource,
-    V4, V6, filter::Marks, maps, reason::Reason,
+    Addr4, Addr6, Affinity, AffinityKey, Backend, BackendRef, Family, Flow, FlowKey, FragmentKey, FrontendKey, FrontendRef, FrontendRow,
+    Networks, NodeRow, Ports, ServiceCounters, ServiceId, ServiceRow, SnatSource, SourceKey, Undefined, V4, V6, filter::Marks, maps,
+    reason::Reason,
 };
 use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 use serde_json::{Value, json};
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{
     args::Format,
-    maps::{Pins, Row},
+    maps::{Pins, Row, SourceBits},
 };
 
 /// A map as the kernel describes it.
@@ -98,8 +99,18 @@ pub(super) fn dump(pins: &Pins, name: &str, format: Format) -> Result<()> {
         maps::FILTER => array::<Marks>(dir, name, format),
         maps::FLOWS_V4 => hash::<FlowKey<V4>, Flow<V4>>(dir, name, format),
         maps::FLOWS_V6 => hash::<FlowKey<V6>, Flow<V6>>(dir, name, format),
-        maps::SNAT_V4 => array::<SnatSource<V4>>(dir, name, format),
-        maps::SNAT_V6 => array::<SnatSource<V6>>(dir, name, format),
+        maps::SOURCES_V4 => trie::<V4>(dir, name, format),
+        maps::SOURCES_V6 => trie::<V6>(dir, name, format),
+        maps::AFFINITY_V4 => hash::<AffinityKey<V4>, Affinity<V4>>(dir, name, format),
+        maps::AFFINITY_V6 => hash::<AffinityKey<V6>, Affinity<V6>>(dir, name, format),
+        maps::FRAGMENTS_V4 => hash::<FragmentKey<V4>, Ports>(dir, name, format),
+        maps::FRAGMENTS_V6 => hash::<FragmentKey<V6>, Ports>(dir, name, format),
+        maps::CLUSTER_IPS_V4 => hash::<Addr4, Undefined>(dir, name, format),
+        maps::CLUSTER_IPS_V6 => hash::<Addr6, Undefined>(dir, name, format),
+        maps::NETWORKS_V4 => array::<Networks<V4>>(dir, name, format),
+        maps::NETWORKS_V6 => array::<Networks<V6>>(dir, name, format),
+        maps::SNAT_V4 => hash::<u32, SnatSource<V4>>(dir, name, format),
+        maps::SNAT_V6 => hash::<u32, SnatSource<V6>>(dir, name, format),
         maps::SERVICES => hash::<ServiceId, ServiceRow>(dir, name, format),
         maps::SERVICE_STATS => per_cpu::<u32, ServiceCounters>(dir, name, format, |index| index),
         maps::REASONS => per_cpu::<ReasonIndex, u64>(dir, name, format, ReasonIndex),
@@ -116,6 +127,16 @@ fn open<T: TryFrom<Map, Error = MapError>>(dir: &Path, name: &'static str) -> Re
 fn hash<K: Pod + Fields, V: Pod + Fields>(dir: &Path, name: &'static str, format: Format) -> Result<()> {
     let map: HashMap<MapData, Row<K>, Row<V>> = open(dir, name)?;
     let entries = map.iter().map(|entry| entry.map(|(key, value)| Entry { key: key.0, value: value.0 }));
+    print(name, entries, format)
+}
+
+/// What counts of an entry of a trie is that it is there.
+fn trie<F: Family>(dir: &Path, name: &'static str, format: Format) -> Result<()>
+where
+    SourceKey<F>: Fields,
+{
+    let map: LpmTrie<MapData, SourceBits<F>, u8> = open(dir, name)?;
+    let entries = map.keys().map(|key| key.map(|key| Entry { key: SourceBits::from_key(&key), value: 1_u32 }));
     print(name, entries, format)
 }
 
@@ -234,7 +255,7 @@ fn line(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use proxy_common::{Addr4, Port, Protocol};
+    use proxy_common::{Port, Protocol};
 
     use super::*;
     use crate::cli::output::{Row as _, render};
@@ -277,8 +298,11 @@ addr=10.96.0.10 port=53 protocol=UDP   row=9 service=3
         let pins = Pins::new("/nowhere".into());
         for name in maps::ALL {
             let error = dump(&pins, name, Format::Json).unwrap_err().to_string();
-            let expected =
-                if name.starts_with("SCRATCH") || name == maps::REFUSALS { "holds nothing but" } else { "opening the pinned map" };
+            let expected = if name.starts_with("SCRATCH") || name == maps::LIMITS || name == maps::SNAT_CURSOR {
+                "holds nothing but"
+            } else {
+                "opening the pinned map"
+            };
             assert!(error.contains(expected), "{name}: {error}");
         }
         assert!(dump(&pins, "NONE", Format::Json).unwrap_err().to_string().starts_with("there is no map NONE"));

@@ -3,8 +3,9 @@
 //! Packed words are taken apart, addresses and ports are printed as people write them, padding is left out.
 
 use proxy_common::{
-    Address as _, Backend, BackendRef, Family, Flow, FlowKey, FlowState, FrontendKey, FrontendRef, FrontendRow, NodeRow, Range, RangeWord,
-    ServiceCounters, ServiceId, ServiceRow, SnatSource, filter::Marks,
+    Addr4, Addr6, Address as _, Affinity, AffinityKey, Backend, BackendFlags, BackendRef, Family, Flow, FlowKey, FlowState, FragmentKey,
+    FrontendKey, FrontendRef, FrontendRow, Network, Networks, NodeRow, Ports, Range, RangeWord, RowFlags, ServiceCounters, ServiceId,
+    ServiceRow, SnatSource, SourceKey, Undefined, filter::Marks,
 };
 use serde_json::{Value, json};
 
@@ -75,6 +76,9 @@ impl Fields for FrontendRow {
             "external": self.external.fields(),
             "flags": self.flags.0,
             "kind": kind(self.flags),
+            "source_ranges": self.flags.has(RowFlags::SOURCE_RANGES),
+            "masquerade_internal": self.flags.has(RowFlags::MASQUERADE_INTERNAL),
+            "masquerade_external": self.flags.has(RowFlags::MASQUERADE_EXTERNAL),
             "affinity_secs": self.affinity_secs,
             "owner": self.owner.0,
         })
@@ -86,7 +90,8 @@ impl<F: Family> Fields for Backend<F> {
         json!({
             "addr": self.addr.to_ip(),
             "port": self.port.to_host(),
-            "flags": self.flags,
+            "flags": self.flags.0,
+            "elsewhere": self.flags.has(BackendFlags::ELSEWHERE),
             "reference": self.reference.fields(),
             "owner": self.owner.0,
         })
@@ -120,9 +125,79 @@ impl<F: Family> Fields for Flow<F> {
     }
 }
 
+impl Fields for Addr4 {
+    fn fields(&self) -> Value {
+        json!(self.to_ip())
+    }
+}
+
+impl Fields for Addr6 {
+    fn fields(&self) -> Value {
+        json!(self.to_ip())
+    }
+}
+
+impl Fields for Undefined {
+    fn fields(&self) -> Value {
+        match *self {
+            Self::REFUSE => json!("refuse"),
+            Self::LEAVE => json!("leave"),
+            Self(other) => json!(other),
+        }
+    }
+}
+
+impl<F: Family> Fields for SourceKey<F> {
+    fn fields(&self) -> Value {
+        json!({"service": self.service.0, "addr": self.addr.to_ip(), "prefix_len": self.prefix_len.saturating_sub(ServiceId::BITS)})
+    }
+}
+
+impl<F: Family> Fields for AffinityKey<F> {
+    fn fields(&self) -> Value {
+        json!({"client": self.client.to_ip(), "service": self.service.0})
+    }
+}
+
+impl<F: Family> Fields for Affinity<F> {
+    fn fields(&self) -> Value {
+        json!({"addr": self.addr.to_ip(), "port": self.port.to_host(), "last_used": self.last_used})
+    }
+}
+
+impl<F: Family> Fields for FragmentKey<F> {
+    fn fields(&self) -> Value {
+        let protocol = u8::try_from(self.protocol).map_or_else(|_| self.protocol.to_string(), protocol);
+        json!({"src": self.src.to_ip(), "dst": self.dst.to_ip(), "id": self.id, "protocol": protocol})
+    }
+}
+
+impl Fields for Ports {
+    fn fields(&self) -> Value {
+        json!({"src_port": self.src.to_host(), "dst_port": self.dst.to_host(), "seen": self.seen})
+    }
+}
+
+impl<F: Family> Fields for Network<F> {
+    fn fields(&self) -> Value {
+        json!({"base": self.base.to_ip(), "mask": self.mask.to_ip()})
+    }
+}
+
+impl<F: Family> Fields for Networks<F> {
+    fn fields(&self) -> Value {
+        json!({"all": self.all.fields(), "each": self.each.map(|network| network.fields())})
+    }
+}
+
 impl<F: Family> Fields for SnatSource<F> {
     fn fields(&self) -> Value {
-        json!({"addr": self.addr.to_ip(), "first_port": self.first_port.to_host(), "last_port": self.last_port.to_host()})
+        json!({
+            "addr": self.addr.to_ip(),
+            "first_port": self.first_port.to_host(),
+            "last_port": self.last_port.to_host(),
+            "mtu": self.mtu,
+        })
     }
 }
 
@@ -173,7 +248,7 @@ pub(super) fn states(state: FlowState) -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use proxy_common::{Addr4, Port, Protocol, RowFlags, Side, SlotRange, Tuple, V4};
+    use proxy_common::{Port, Protocol, Side, SlotRange, Tuple, V4};
 
     use super::*;
 
@@ -186,7 +261,7 @@ mod tests {
         let row = FrontendRow {
             internal: RangeWord::new(Range::Slots(SlotRange::new(5, 2).unwrap()), 3),
             external: RangeWord::new(Range::Drop, 4),
-            flags: RowFlags::NODE_PORT,
+            flags: RowFlags::NODE_PORT.with(RowFlags::MASQUERADE_EXTERNAL),
             affinity_secs: 10,
             owner: ServiceId(9),
             pad: 0,
@@ -194,7 +269,8 @@ mod tests {
         let expected = json!({
             "internal": {"base": 5, "count": 2, "generation": 3},
             "external": {"drop": true, "generation": 4},
-            "flags": 2, "kind": "node_port", "affinity_secs": 10, "owner": 9,
+            "flags": 0x402, "kind": "node_port", "affinity_secs": 10, "owner": 9,
+            "source_ranges": false, "masquerade_internal": false, "masquerade_external": true,
         });
         assert_eq!(row.fields(), expected);
         assert_eq!(BackendRef::new(7, 2).fields(), json!({"index": 7, "generation": 2}));

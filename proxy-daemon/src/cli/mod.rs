@@ -47,7 +47,7 @@ pub fn show(pins: &Pins, args: &ShowArgs) -> Result<()> {
         Shown::Services => output::print(&views::services(&state), format),
         Shown::Frontends => output::print(&views::frontends(&state), format),
         Shown::Backends => output::print(&views::backends(&state), format),
-        Shown::Flows => output::print(&flows(pins, &kernel, &state), format),
+        Shown::Flows => output::print(&flows(pins, &kernel, &state)?, format),
         Shown::Counters => {
             let service = |id| Ok(kernel.service_counters(id)?);
             output::print(&Counters::new(&state, &kernel.reasons()?, service)?, format)
@@ -59,13 +59,13 @@ pub fn show(pins: &Pins, args: &ShowArgs) -> Result<()> {
     }
 }
 
-fn flows(pins: &Pins, kernel: &KernelMaps, state: &State) -> Vec<FlowView> {
+fn flows(pins: &Pins, kernel: &KernelMaps, state: &State) -> Result<Vec<FlowView>> {
     let clock = clock(pins, kernel).inspect_err(|error| tracing::debug!("the kernel's clock is not known: {error:#}")).ok();
-    let v4 = kernel.flows4.entries().map(|(key, flow)| FlowView::new(state, clock, &key, &flow));
-    let v6 = kernel.flows6.entries().map(|(key, flow)| FlowView::new(state, clock, &key, &flow));
+    let v4 = kernel.flows4.entries()?.into_iter().map(|(key, flow)| FlowView::new(state, clock, &key, &flow));
+    let v6 = kernel.flows6.entries()?.into_iter().map(|(key, flow)| FlowView::new(state, clock, &key, &flow));
     let mut flows: Vec<FlowView> = v4.chain(v6).collect();
     flows.sort();
-    flows
+    Ok(flows)
 }
 
 fn clock(pins: &Pins, kernel: &KernelMaps) -> Result<Clock> {

@@ -3,11 +3,12 @@
 //! The daemon may be writing while the maps are read: a row that was given away meanwhile is left out, never shown as another's.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
 
-use proxy_common::{Address as _, Backend, BackendRef, Family, FrontendRef, FrontendRow, ServiceId, ServiceRow};
+use ipnet::IpNet;
+use proxy_common::{Address as _, Backend, BackendFlags, BackendRef, Family, FrontendRef, FrontendRow, ServiceId, ServiceRow, Undefined};
 
 use crate::{
     model::{FrontendAddr, IpFamily},
@@ -22,24 +23,36 @@ pub(super) struct State {
     pub(super) slots4: BTreeMap<u32, Slot>,
     pub(super) slots6: BTreeMap<u32, Slot>,
     pub(super) live: BTreeMap<u32, BackendRef>,
+    pub(super) sources: BTreeMap<ServiceId, BTreeSet<IpNet>>,
+    pub(super) cluster_ips: BTreeMap<IpAddr, Undefined>,
 }
 
 /// A backend of either family.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
     pub(super) backend: SocketAddr,
+    pub(super) is_elsewhere: bool,
     pub(super) reference: BackendRef,
     pub(super) owner: ServiceId,
 }
 
 impl<F: Family> From<Backend<F>> for Slot {
     fn from(backend: Backend<F>) -> Self {
-        Self { backend: SocketAddr::new(backend.addr.to_ip(), backend.port.to_host()), reference: backend.reference, owner: backend.owner }
+        Self {
+            backend: SocketAddr::new(backend.addr.to_ip(), backend.port.to_host()),
+            is_elsewhere: backend.flags.has(BackendFlags::ELSEWHERE),
+            reference: backend.reference,
+            owner: backend.owner,
+        }
     }
 }
 
 impl From<Snapshot> for State {
     fn from(snapshot: Snapshot) -> Self {
+        let mut sources: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for (id, network) in snapshot.sources {
+            sources.entry(id).or_default().insert(network);
+        }
         Self {
             services: snapshot.services.into_iter().collect(),
             frontends: snapshot.frontends.into_iter().collect(),
@@ -47,6 +60,8 @@ impl From<Snapshot> for State {
             slots4: snapshot.backends4.into_iter().map(|(slot, backend)| (slot, backend.into())).collect(),
             slots6: snapshot.backends6.into_iter().map(|(slot, backend)| (slot, backend.into())).collect(),
             live: snapshot.live.into_iter().collect(),
+            sources,
+            cluster_ips: snapshot.cluster_ips.into_iter().collect(),
         }
     }
 }

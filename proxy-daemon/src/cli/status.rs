@@ -1,9 +1,14 @@
 //! `shunt show status`: whether this node has what it needs, in a few lines.
 
-use std::{collections::BTreeSet, fs};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{IpAddr, SocketAddr},
+};
 
 use anyhow::Result;
-use proxy_common::{NodeRow, ServiceId, maps};
+use bytemuck::Pod;
+use proxy_common::{Family, Flow, FlowKey, NodeRow, ServiceId, SnatSource, maps};
 use serde::Serialize;
 
 use super::{
@@ -13,8 +18,9 @@ use super::{
     views,
 };
 use crate::{
-    maps::{KernelMaps, Pins},
+    maps::{FlowTable, KernelMaps, Pins},
     model::IpFamily,
+    taken::{Busy, Taken},
 };
 
 /// The node at a glance.
@@ -32,6 +38,8 @@ pub(super) struct Status {
     flows: usize,
     /// Hooks with a program of ours, in this network namespace.
     attachments: usize,
+    /// The backend for which most of the node's ports are taken; nothing if none is.
+    busiest_backend: Option<BusyView>,
     maps: Vec<FillView>,
 }
 
@@ -39,6 +47,17 @@ pub(super) struct Status {
 struct DaemonView {
     pid: Option<u32>,
     running: bool,
+}
+
+/// How many of the node's ports are taken for a backend.
+#[derive(Debug, PartialEq, Serialize)]
+struct BusyView {
+    backend: SocketAddr,
+    protocol: &'static str,
+    source: IpAddr,
+    ports_taken: u32,
+    ports: u32,
+    taken_percent: u32,
 }
 
 /// How full a map is.
@@ -50,16 +69,19 @@ struct FillView {
     fill_percent: f64,
 }
 
-/// How many entries of the flow tables are in use.
+/// What a walk through the flow tables has found.
 #[derive(Clone, Copy, Debug, Default)]
 struct Flows {
     v4: usize,
     v6: usize,
+    busiest: Option<Busy>,
 }
 
 impl Status {
     pub(super) fn read(pins: &Pins, kernel: &KernelMaps, state: &State, attachments: usize) -> Result<Self> {
-        let flows = Flows { v4: kernel.flows4.entries().count(), v6: kernel.flows6.entries().count() };
+        let (v4, busy4) = walk(&kernel.flows4, kernel.snat4()?.into_values())?;
+        let (v6, busy6) = walk(&kernel.flows6, kernel.snat6()?.into_values())?;
+        let flows = Flows { v4, v6, busiest: busy4.into_iter().chain(busy6).max_by_key(Busy::percent) };
         let row = kernel.node()?;
         let daemon = DaemonView { pid: (row.pid != 0).then_some(row.pid), running: is_daemon(row.pid) };
         Ok(Self::new(pins, &row, daemon, state, flows, &kernel.capacities(), attachments))
@@ -86,14 +108,31 @@ impl Status {
             backends: views::used_slots(state).len(),
             flows: flows.v4 + flows.v6,
             attachments,
+            busiest_backend: flows.busiest.map(BusyView::from),
             maps: capacities.iter().map(fill).collect(),
         }
     }
 }
 
+/// How many entries a flow table has, and the backend for which most of the node's ports are taken.
+fn walk<F: Family>(flows: &FlowTable<F>, sources: impl Iterator<Item = SnatSource<F>>) -> Result<(usize, Option<Busy>)>
+where
+    FlowKey<F>: Pod,
+    Flow<F>: Pod,
+{
+    let (mut entries, mut taken) = (0, Taken::new(sources));
+    flows.walk(|key, flow| {
+        entries += 1;
+        taken.see(key, flow);
+        Ok(())
+    })?;
+    Ok((entries, taken.busiest()))
+}
+
 /// What is in use of a map. Slots that no row names any more are free or will soon be.
 fn entries(map: &str, state: &State, flows: Flows) -> usize {
     let frontends = |family| state.frontends.keys().filter(|frontend| IpFamily::of(frontend.addr) == family).count();
+    let sources = |family| state.sources.values().flatten().filter(|network| IpFamily::of(network.network()) == family).count();
     let slots = |family| {
         let slots: BTreeSet<(u32, ServiceId)> =
             views::used_slots(state).into_keys().filter(|key| key.0 == family).map(|(_, slot, owner)| (slot, owner)).collect();
@@ -109,6 +148,10 @@ fn entries(map: &str, state: &State, flows: Flows) -> usize {
         maps::FLOWS_V4 => flows.v4,
         maps::FLOWS_V6 => flows.v6,
         maps::SERVICES => state.services.len(),
+        maps::CLUSTER_IPS_V4 => state.cluster_ips.keys().filter(|addr| addr.is_ipv4()).count(),
+        maps::CLUSTER_IPS_V6 => state.cluster_ips.keys().filter(|addr| addr.is_ipv6()).count(),
+        maps::SOURCES_V4 => sources(IpFamily::V4),
+        maps::SOURCES_V6 => sources(IpFamily::V6),
         _ => 0,
     }
 }
@@ -123,6 +166,13 @@ fn is_run(cmdline: &[u8]) -> bool {
     let mut words = cmdline.split(|&byte| byte == 0);
     let program = words.next().and_then(|path| path.rsplit(|&byte| byte == b'/').next());
     program == Some(b"shunt") && words.any(|word| word == b"run")
+}
+
+impl From<Busy> for BusyView {
+    fn from(busy: Busy) -> Self {
+        let Busy { source, backend, protocol, taken, ports } = busy;
+        Self { backend, protocol: protocol.name(), source, ports_taken: taken, ports, taken_percent: busy.percent() }
+    }
 }
 
 // === impl FillView ===
@@ -151,6 +201,10 @@ impl Show for Status {
             (Some(pid), false) => format!("not running, last pid {pid}"),
             (None, _) => "never ran".to_owned(),
         };
+        let busiest = self.busiest_backend.as_ref().map_or("none".to_owned(), |busy| {
+            let BusyView { backend, protocol, ports_taken, ports, .. } = busy;
+            format!("{ports_taken} of {ports} for {backend}/{protocol}")
+        });
         let pairs = output::pairs([
             ("node", self.node.clone()),
             ("synced", self.synced.to_string()),
@@ -162,6 +216,7 @@ impl Show for Status {
             ("backends", self.backends.to_string()),
             ("flow entries", self.flows.to_string()),
             ("attachments", self.attachments.to_string()),
+            ("ports taken", busiest),
         ]);
         format!("{pairs}\n{}", output::table(&self.maps))
     }
@@ -177,7 +232,14 @@ mod tests {
         name[..2].copy_from_slice(b"n1");
         let row = NodeRow { seed: 1, layout_version: 1, synced: 1, pid: 42, hz: 250, name };
         let daemon = DaemonView { pid: Some(42), running: false };
-        let flows = Flows { v4: 512, v6: 0 };
+        let busiest = Busy {
+            source: "192.0.2.1".parse().unwrap(),
+            backend: "10.244.2.2:8080".parse().unwrap(),
+            protocol: proxy_common::Protocol::Tcp,
+            taken: 900,
+            ports: 1000,
+        };
+        let flows = Flows { v4: 512, v6: 0, busiest: Some(busiest) };
         let capacities = [(maps::FLOWS_V4, 1024), (maps::SERVICES, 0)];
         Status::new(&Pins::new("/sys/fs/bpf/shunt".into()), &row, daemon, &State::default(), flows, &capacities, 6)
     }
@@ -188,6 +250,10 @@ mod tests {
         assert_eq!(json["synced"], true);
         assert_eq!(json["node"], "n1");
         assert_eq!(json["daemon"], serde_json::json!({"pid": 42, "running": false}));
+        let busiest = serde_json::json!({
+            "backend": "10.244.2.2:8080", "protocol": "TCP", "source": "192.0.2.1", "ports_taken": 900, "ports": 1000, "taken_percent": 90,
+        });
+        assert_eq!(json["busiest_backend"], busiest);
         assert_eq!(json["maps"][0], serde_json::json!({"name": "FLOWS_V4", "entries": 512, "max_entries": 1024, "fill_percent": 50.0}));
     }
 

@@ -41,6 +41,8 @@ pub(super) struct FrontendView {
     affinity_seconds: u32,
     internal: RangeView,
     external: RangeView,
+    /// Who may begin flows; nothing if everybody may.
+    source_ranges: Option<Vec<String>>,
 }
 
 /// What becomes of a new flow.
@@ -50,6 +52,7 @@ pub(super) struct RangeView {
     backends: u32,
     first_slot: Option<u32>,
     generation: u16,
+    masquerade: bool,
 }
 
 /// A slot that a frontend uses.
@@ -59,6 +62,7 @@ pub(super) struct BackendView {
     protocol: String,
     address: IpAddr,
     port: u16,
+    place: &'static str,
     service_id: u32,
     slot: u32,
     index: u32,
@@ -167,10 +171,17 @@ impl FrontendView {
             service_id: refer.service.0,
             row: refer.row.0,
             affinity_seconds: row.affinity_secs,
-            internal: row.internal.into(),
-            external: row.external.into(),
+            internal: RangeView::new(row.internal, row.flags.has(RowFlags::MASQUERADE_INTERNAL)),
+            external: RangeView::new(row.external, row.flags.has(RowFlags::MASQUERADE_EXTERNAL)),
+            source_ranges: row.flags.has(RowFlags::SOURCE_RANGES).then(|| source_ranges(state, frontend, refer)),
         })
     }
+}
+
+/// The networks whose clients may use a frontend that is limited.
+fn source_ranges(state: &State, frontend: FrontendAddr, refer: FrontendRef) -> Vec<String> {
+    let networks = state.sources.get(&refer.service).into_iter().flatten();
+    networks.filter(|network| network.network().is_ipv4() == frontend.addr.is_ipv4()).map(ToString::to_string).collect()
 }
 
 // === impl BackendView ===
@@ -183,6 +194,7 @@ impl BackendView {
             protocol: service.map(|row| protocol(row.protocol)).unwrap_or_default(),
             address: slot.backend.ip(),
             port: slot.backend.port(),
+            place: if slot.is_elsewhere { "elsewhere" } else { "here" },
             service_id: slot.owner.0,
             slot: number,
             index: slot.reference.index(),
@@ -195,7 +207,7 @@ impl BackendView {
 }
 
 pub(super) fn kind(flags: RowFlags) -> &'static str {
-    match flags {
+    match flags.kind() {
         RowFlags::CLUSTER_IP => "cluster_ip",
         RowFlags::NODE_PORT => "node_port",
         RowFlags::EXTERNAL_IP => "external_ip",
@@ -206,18 +218,17 @@ pub(super) fn kind(flags: RowFlags) -> &'static str {
 
 // === impl RangeView ===
 
-impl From<RangeWord> for RangeView {
-    fn from(word: RangeWord) -> Self {
+impl RangeView {
+    fn new(word: RangeWord, masquerade: bool) -> Self {
         let (action, slots) = match word.range() {
             Range::Slots(slots) => ("forward", Some(slots)),
             Range::Reject => ("reject", None),
             Range::Drop => ("drop", None),
         };
-        Self { action, backends: slots.map_or(0, SlotRange::count), first_slot: slots.map(SlotRange::base), generation: word.generation() }
+        let (backends, first_slot) = (slots.map_or(0, SlotRange::count), slots.map(SlotRange::base));
+        Self { action, backends, first_slot, generation: word.generation(), masquerade }
     }
-}
 
-impl RangeView {
     fn cell(&self) -> String {
         if self.first_slot.is_some() { self.backends.to_string() } else { self.action.to_owned() }
     }
@@ -264,7 +275,7 @@ impl Row for FrontendView {
 }
 
 impl Row for BackendView {
-    const COLUMNS: &'static [&'static str] = &["SERVICE", "PROTOCOL", "BACKEND", "SLOT", "LIVE", "USED-BY"];
+    const COLUMNS: &'static [&'static str] = &["SERVICE", "PROTOCOL", "BACKEND", "PLACE", "SLOT", "LIVE", "USED-BY"];
 
     fn cells(&self) -> Vec<String> {
         let used = [("internal", self.internal), ("external", self.external)];
@@ -273,6 +284,7 @@ impl Row for BackendView {
             self.service.clone(),
             self.protocol.clone(),
             SocketAddr::new(self.address, self.port).to_string(),
+            self.place.to_owned(),
             self.slot.to_string(),
             self.live.to_string(),
             used.join(","),
@@ -302,7 +314,7 @@ mod tests {
     }
 
     fn slot(backend: &str, reference: BackendRef) -> Slot {
-        Slot { backend: backend.parse().unwrap(), reference, owner: ServiceId(1) }
+        Slot { backend: backend.parse().unwrap(), is_elsewhere: backend.starts_with("10.244.2."), reference, owner: ServiceId(1) }
     }
 
     /// A service of both families with two IPv4 backends, one of them on this node, and one without endpoints.
@@ -337,6 +349,7 @@ mod tests {
             slots4: (1..).zip(slots4).collect(),
             slots6: [(0, slot("[fd00:244::2]:8080", BackendRef::NONE))].into(),
             live: [(1, near), (2, BackendRef::new(2, 7))].into(),
+            ..State::default()
         }
     }
 
@@ -371,19 +384,32 @@ FRONTEND           PROTOCOL   KIND         SERVICE            INTERNAL   EXTERNA
         assert_eq!(table, expected);
         assert_eq!(
             serde_json::to_value(&views[1].external).unwrap(),
-            json!({"action": "drop", "backends": 0, "first_slot": null, "generation": 8})
+            json!({"action": "drop", "backends": 0, "first_slot": null, "generation": 8, "masquerade": false})
         );
+    }
+
+    #[test]
+    fn a_limited_frontend_says_who_may_use_it() {
+        let mut state = state();
+        let networks = ["192.0.2.0/24", "fd00::/8"].map(|text| text.parse().unwrap());
+        state.sources = [(ServiceId(1), networks.into())].into();
+        let flags = RowFlags::LOAD_BALANCER_IP.with(RowFlags::SOURCE_RANGES).with(RowFlags::MASQUERADE_EXTERNAL);
+        state.rows.get_mut(&2).unwrap().flags = flags;
+        let views = serde_json::to_value(frontends(&state)).unwrap();
+        assert_eq!((&views[2]["kind"], &views[2]["source_ranges"]), (&json!("load_balancer_ip"), &json!(["192.0.2.0/24"])));
+        assert_eq!((&views[2]["internal"]["masquerade"], &views[2]["external"]["masquerade"]), (&json!(false), &json!(true)));
+        assert_eq!(views[0]["source_ranges"], json!(null));
     }
 
     #[test]
     fn backends_are_the_slots_in_use() {
         let table = render(&backends(&state()), Format::Table);
         let expected = "\
-SERVICE            PROTOCOL   BACKEND              SLOT   LIVE    USED-BY
-default/web:http   TCP        10.244.1.2:8080      1      true    internal,external
-default/web:http   TCP        10.244.1.2:8080      3      true    external
-default/web:http   TCP        10.244.2.2:8080      2      false   internal,external
-default/web:http   TCP        [fd00:244::2]:8080   0      false   internal,external
+SERVICE            PROTOCOL   BACKEND              PLACE       SLOT   LIVE    USED-BY
+default/web:http   TCP        10.244.1.2:8080      here        1      true    internal,external
+default/web:http   TCP        10.244.1.2:8080      here        3      true    external
+default/web:http   TCP        10.244.2.2:8080      elsewhere   2      false   internal,external
+default/web:http   TCP        [fd00:244::2]:8080   here        0      false   internal,external
 ";
         assert_eq!(table, expected);
     }

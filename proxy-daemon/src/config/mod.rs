@@ -1,6 +1,8 @@
 //! What the command line means: the only place for defaults that are not flags' own, for ranges and for checks across fields.
 
-use std::{fs, io, path::PathBuf};
+mod node_ports;
+
+use std::{fs, io, ops::RangeInclusive, path::PathBuf};
 
 use ipnet::IpNet;
 use proxy_common::BackendRef;
@@ -8,8 +10,9 @@ use proxy_common::BackendRef;
 /// As it is typed: it has no other meaning.
 pub use crate::args::Xdp;
 use crate::{
-    args::RunArgs,
-    net::{Glob, Rules},
+    args::{Masquerade, RunArgs},
+    net::{Glob, NODE_PORTS, Rules},
+    plan::{NodePortAddresses, Settings},
 };
 
 /// Where a host's name is, for the network namespace it was given in.
@@ -34,8 +37,20 @@ pub struct Config {
     pub uplinks: Vec<Glob>,
     /// The devices of pods; found if empty.
     pub workload_devices: Vec<Glob>,
+    /// For which clients the node stands in with its own address.
+    pub masquerade: Masquerade,
+    /// Whether it stands in for everybody who dials a ClusterIP.
+    pub masquerade_all: bool,
+    /// Whether packets to addresses that Services have theirs from, and none has, are dropped.
+    pub drop_unallocated: bool,
+    /// Where node ports are served.
+    pub node_port_addresses: NodePortAddresses,
+    /// The source ports of flows in which the node stands in for a client; found if there are none.
+    pub snat_ports: Option<RangeInclusive<u16>>,
     /// How large maps are made.
     pub sizes: Sizes,
+    /// How many flows a CPU begins at most in a second.
+    pub new_flows: u32,
     /// How XDP is used on uplinks.
     pub xdp: Xdp,
     /// Whether to load the programs that log.
@@ -64,6 +79,10 @@ pub struct Sizes {
     pub flows: u32,
     /// Service ports.
     pub services: u32,
+    /// Networks of each family that may use load balancer addresses, of all services.
+    pub sources: u32,
+    /// Clients of each family that services with session affinity remember.
+    pub affinity: u32,
 }
 
 /// What is wrong with the command line. Wrong usage, except where the system is to blame.
@@ -76,6 +95,22 @@ pub enum Error {
         value: String,
         /// What is wrong with it.
         source: ipnet::AddrParseError,
+    },
+    /// Something that names no addresses.
+    #[error("--nodeport-addresses {value}: neither a network such as 192.0.2.0/24 nor one of primary, localhost and all")]
+    NodePortAddresses {
+        /// What was typed.
+        value: String,
+        /// What is wrong with it.
+        source: ipnet::AddrParseError,
+    },
+    /// A range of source ports that does not work.
+    #[error("--snat-ports {value}: {why}, give FIRST-LAST such as 1024-29999")]
+    SnatPorts {
+        /// What was typed.
+        value: String,
+        /// What is wrong with it.
+        why: &'static str,
     },
     /// A size that does not work.
     #[error("--{flag} {value}: must be between {min} and {max}")]
@@ -116,6 +151,8 @@ impl Config {
             backends: in_range("backends", args.backends, 16, BackendRef::MAX_INDICES)?,
             flows: in_range("flows", args.flows, 1 << 10, 1 << 26)?,
             services: in_range("services", args.services, 16, 1 << 20)?,
+            sources: in_range("source-ranges", args.source_ranges, 16, 1 << 22)?,
+            affinity: in_range("affinity", args.affinity, 16, 1 << 24)?,
         };
         Ok(Self {
             source: match (args.kubeconfig, args.manifests) {
@@ -130,10 +167,27 @@ impl Config {
             cgroup: args.cgroup,
             uplinks: globs("uplinks", &args.uplinks)?,
             workload_devices: globs("workload-devices", &args.workload_devices)?,
+            masquerade: args.masquerade,
+            masquerade_all: args.masquerade_all,
+            drop_unallocated: args.drop_unallocated,
+            node_port_addresses: node_ports::node_port_addresses(&args.nodeport_addresses)?,
+            snat_ports: args.snat_ports.map(snat_ports).transpose()?,
             sizes,
+            new_flows: in_range("new-flows", args.new_flows, 1, u32::MAX)?,
             xdp: args.xdp,
             bpf_log: args.bpf_log,
         })
+    }
+
+    /// What the operator says of how Services are served.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            masquerade_as_kube_proxy: self.masquerade == Masquerade::KubeProxy,
+            masquerade_all: self.masquerade_all,
+            cluster_cidrs: self.cluster_cidrs.clone(),
+            drop_unallocated: self.drop_unallocated,
+            node_ports: self.node_port_addresses.clone(),
+        }
     }
 
     /// What the operator says about devices.
@@ -151,6 +205,21 @@ fn cidr(value: String) -> Result<IpNet, Error> {
         Ok(network) => Ok(network.trunc()),
         Err(source) => Err(Error::Cidr { value, source }),
     }
+}
+
+/// The fewest source ports that are of use.
+const LEAST_PORTS: usize = 1000;
+
+fn snat_ports(value: String) -> Result<RangeInclusive<u16>, Error> {
+    let ends = value.trim().split_once('-').and_then(|(first, last)| Some((first.parse::<u16>().ok()?, last.parse::<u16>().ok()?)));
+    let why = match ends {
+        Some((first, last)) if (first..=last).len() < LEAST_PORTS => "at least 1000 ports are needed",
+        Some((first, _)) if first < 1024 => "ports below 1024 are the node's own",
+        Some((first, last)) if first <= *NODE_PORTS.end() && *NODE_PORTS.start() <= last => "node ports (30000-32767) are among them",
+        Some((first, last)) => return Ok(first..=last),
+        None => "not a range of ports",
+    };
+    Err(Error::SnatPorts { value, why })
 }
 
 fn globs(flag: &'static str, patterns: &[String]) -> Result<Vec<Glob>, Error> {
@@ -220,6 +289,24 @@ mod tests {
         let cidrs = config("--cluster-cidr 10.244.1.7/16,fd00:1::1/64").unwrap().cluster_cidrs;
         assert_eq!(cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.244.0.0/16", "fd00:1::/64"]);
         assert!(error("--cluster-cidr 10.244.0.0").starts_with("--cluster-cidr 10.244.0.0: not a network"));
+    }
+
+    #[test]
+    fn the_node_stands_in_for_whom_it_must_unless_it_is_told_to_for_more() {
+        let settings = |line| config(line).unwrap().settings();
+        assert_eq!(settings(""), Settings { drop_unallocated: true, ..Settings::default() });
+        assert_eq!(settings("--drop-unallocated=false"), Settings::default());
+        let all = settings("--masquerade kube-proxy --masquerade-all --cluster-cidr 10.244.0.0/16");
+        assert!(all.masquerade_as_kube_proxy && all.masquerade_all && all.cluster_cidrs.len() == 1);
+    }
+
+    #[test]
+    fn source_ports_are_a_range_without_node_ports() {
+        assert_eq!(config("--snat-ports 33000-65535").unwrap().snat_ports, Some(33_000..=65_535));
+        assert_eq!(config("").unwrap().snat_ports, None);
+        for wrong in ["1024", "x-y", "2000-1024", "0-2000", "1024-30000", "32767-40000", "5000-5100", "1024-70000"] {
+            assert!(error(&format!("--snat-ports {wrong}")).starts_with(&format!("--snat-ports {wrong}: ")), "{wrong}");
+        }
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct Options {
     pub xdp: bool,
     /// The first way to try in which programs change checksums. The next ones are slower.
     pub checksums: Checksums,
+    /// How many flows a CPU begins at most in a second.
+    pub new_flows: u32,
     /// Whether to load the object that logs.
     pub bpf_log: bool,
 }
@@ -58,7 +60,7 @@ struct Constants {
 }
 
 /// Each map's number of rows, where a flag decides it.
-fn rows(sizes: Sizes) -> [(&'static str, u32); 10] {
+fn rows(sizes: Sizes) -> [(&'static str, u32); 16] {
     [
         (maps::FRONTENDS_V4, sizes.frontends),
         (maps::FRONTENDS_V6, sizes.frontends),
@@ -70,6 +72,12 @@ fn rows(sizes: Sizes) -> [(&'static str, u32); 10] {
         (maps::FLOWS_V6, sizes.flows),
         (maps::SERVICES, sizes.services),
         (maps::SERVICE_STATS, sizes.services),
+        (maps::SOURCES_V4, sizes.sources),
+        (maps::SOURCES_V6, sizes.sources),
+        (maps::AFFINITY_V4, sizes.affinity),
+        (maps::AFFINITY_V6, sizes.affinity),
+        (maps::CLUSTER_IPS_V4, sizes.frontends),
+        (maps::CLUSTER_IPS_V6, sizes.frontends),
     ]
 }
 
@@ -104,6 +112,7 @@ fn load_for(pins: &Pins, options: Options, constants: Constants, state: Option<C
     let paths = maps::ALL.map(|name| (name, dir.join(name)));
     let mut loader = EbpfLoader::new();
     loader.override_global("SHUNT_SEED", &constants.seed, true).override_global("SHUNT_HZ", &constants.hz, true);
+    loader.override_global("SHUNT_NEW_FLOWS", &options.new_flows, true);
     let ip_summed = state.map_or(0, ChecksumState::bit);
     let read_kernel = u32::from(state.is_some_and(|state| state.way() == Checksums::Read));
     loader.override_global("SHUNT_IP_SUMMED", &ip_summed, true).override_global("SHUNT_READ_KERNEL", &read_kernel, true);
@@ -248,9 +257,10 @@ impl Datapath {
     }
 }
 
-/// Notes what has to outlive this run.
+/// Makes the maps fit for the first packet, and notes what has to outlive this run.
 fn note_node(pins: &Pins, Constants { seed, hz }: Constants) -> Result<()> {
     let mut maps = KernelMaps::open(pins)?;
+    maps.prepare()?;
     let before = maps.node()?;
     let pid = std::process::id();
     maps.set_node(NodeRow { seed, hz, layout_version: maps::LAYOUT_VERSION, synced: 0, pid, ..before })?;

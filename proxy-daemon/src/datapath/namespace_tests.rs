@@ -63,9 +63,9 @@ impl Machine {
 
     /// What a daemon that starts has.
     fn attacher(&self, way: Way) -> Attacher {
-        let sizes = Sizes { frontends: 16, backends: 16, flows: 1024, services: 16 };
-        let datapath =
-            load(&self.pins, Options { sizes, xdp: true, checksums: Checksums::Cast, bpf_log: false }).expect("the programs are loaded");
+        let sizes = Sizes { frontends: 16, backends: 16, flows: 1024, services: 16, sources: 16, affinity: 16 };
+        let datapath = load(&self.pins, Options { sizes, xdp: true, checksums: Checksums::Cast, new_flows: u32::MAX, bpf_log: false })
+            .expect("the programs are loaded");
         Attacher::with_way(self.pins.clone(), datapath, Xdp::Generic, way)
     }
 }

@@ -6,12 +6,17 @@ use aya::maps::{HashMap, MapData};
 use bytemuck::Pod;
 use proxy_common::{Family, Flow, FlowKey};
 
-use super::{Error, Row, open_as};
+use super::{Error, Row, batch, open, open_as};
+
+/// A key and its value.
+pub type FlowEntry<F> = (FlowKey<F>, Flow<F>);
 
 /// `FLOWS_V4` or `FLOWS_V6`.
 pub struct FlowTable<F: Family> {
     name: &'static str,
     map: HashMap<MapData, Row<FlowKey<F>>, Row<Flow<F>>>,
+    /// The same map, to be read many entries at a time.
+    data: MapData,
     capacity: u32,
 }
 
@@ -22,7 +27,7 @@ where
 {
     pub(super) fn open(dir: &Path, name: &'static str) -> Result<Self, Error> {
         let capacity = super::capacity(dir, name)?;
-        Ok(Self { name, map: open_as(dir, name)?, capacity })
+        Ok(Self { name, map: open_as(dir, name)?, data: open(dir, name)?, capacity })
     }
 
     /// How many entries fit.
@@ -30,17 +35,19 @@ where
         self.capacity
     }
 
-    /// Walks through the entries. This is no snapshot: an entry that comes behind the walk is missed, and where the one that the walk stands
-    /// at goes, the kernel begins anew, so that others are seen twice. It ends after as many entries as fit; the next walk finds the rest.
-    pub fn entries(&self) -> impl Iterator<Item = (FlowKey<F>, Flow<F>)> + '_ {
-        let most = usize::try_from(self.capacity).unwrap_or(usize::MAX);
-        self.map.iter().filter_map(|entry| entry.ok().map(|(key, flow)| (key.0, flow.0))).take(most)
+    /// Shows every entry that is there all the time, once, and some of those that come and go meanwhile.
+    pub fn walk(&self, see: impl FnMut(&FlowKey<F>, &Flow<F>) -> Result<(), Error>) -> Result<(), Error> {
+        batch::walk(&self.data, self.name, see)
     }
 
-    /// The keys of all entries. Where the one goes that the walk stands at, it begins anew; at its end it has seen every entry that was there
-    /// all the time.
-    pub fn keys(&self) -> impl Iterator<Item = Result<FlowKey<F>, Error>> + '_ {
-        self.map.keys().map(|key| key.map(|key| key.0).map_err(|source| Error::Read { map: self.name, source }))
+    /// The entries that a walk shows.
+    pub fn entries(&self) -> Result<Vec<FlowEntry<F>>, Error> {
+        let mut entries = Vec::new();
+        self.walk(|key, flow| {
+            entries.push((*key, *flow));
+            Ok(())
+        })?;
+        Ok(entries)
     }
 
     /// The entry of a key, if it is there.

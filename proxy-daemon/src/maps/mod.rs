@@ -4,6 +4,8 @@
 //! line, which works while no daemon runs. Hash entries of frontends are inserted and removed by system calls; everything that changes
 //! while packets read it is stored through memory, one aligned word at a time.
 
+mod batch;
+mod cluster_ips;
 mod counters;
 mod error;
 mod filter;
@@ -12,27 +14,34 @@ mod frontends;
 mod mapped;
 mod pins;
 mod row;
+mod snat;
+mod sources;
 
-use std::{net::IpAddr, path::Path};
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use bytemuck::Zeroable as _;
+use ipnet::IpNet;
 use proxy_common::{
-    Backend, BackendRef, Family, FrontendKey, FrontendRef, FrontendRow, NodeRow, RangeWord, ServiceCounters, ServiceId, ServiceRow,
-    SnatSource, V4, V6, maps,
+    Backend, BackendRef, Family, FrontendKey, FrontendRef, FrontendRow, Networks, NodeRow, RangeWord, ServiceCounters, ServiceId,
+    ServiceRow, SnatSource, V4, V6, maps,
 };
 
+use self::snat::SnatMap;
 pub use self::{
+    cluster_ips::ClusterIpTable,
     error::Error,
     filter::Filter,
-    flows::FlowTable,
+    flows::{FlowEntry, FlowTable},
     frontends::FrontendTable,
     mapped::MappedArray,
     pins::{Direction, Pins, names_in},
     row::Row,
+    sources::{SourceBits, SourceTable},
 };
 use crate::{
     model::FrontendAddr,
-    tables::{Change, Scope, Sizes, Snapshot},
+    tables::{Change, Scope, Sizes, Snapshot, no_networks},
 };
 
 /// Where changes are applied: the kernel, or what stands in for it in a test.
@@ -54,6 +63,10 @@ pub struct KernelMaps {
     backends4: MappedArray<Backend<V4>>,
     backends6: MappedArray<Backend<V6>>,
     live: MappedArray<BackendRef>,
+    sources4: SourceTable<V4>,
+    sources6: SourceTable<V6>,
+    cluster_ips4: ClusterIpTable<V4>,
+    cluster_ips6: ClusterIpTable<V6>,
     /// Which addresses and ports may be known.
     pub filter: Filter,
     services: HashMap<MapData, Row<ServiceId>, Row<ServiceRow>>,
@@ -62,8 +75,10 @@ pub struct KernelMaps {
     pub flows4: FlowTable<V4>,
     /// The flows of IPv6.
     pub flows6: FlowTable<V6>,
-    snat4: Array<MapData, Row<SnatSource<V4>>>,
-    snat6: Array<MapData, Row<SnatSource<V6>>>,
+    networks4: Array<MapData, Row<Networks<V4>>>,
+    networks6: Array<MapData, Row<Networks<V6>>>,
+    snat4: SnatMap<V4>,
+    snat6: SnatMap<V6>,
     stats: PerCpuArray<MapData, Row<ServiceCounters>>,
     reasons: PerCpuArray<MapData, u64>,
     node: Array<MapData, Row<NodeRow>>,
@@ -87,8 +102,13 @@ fn open_as<T: TryFrom<Map, Error = aya::maps::MapError>>(dir: &Path, name: &'sta
     Map::from_map_data(open(dir, name)?).map_err(failed).and_then(|map| T::try_from(map).map_err(failed))
 }
 
-fn read_node(node: &Array<MapData, Row<NodeRow>>) -> Result<NodeRow, Error> {
-    node.get(&0, 0).map(|row| row.0).map_err(|source| Error::Read { map: maps::NODE, source })
+/// The row of an array of one.
+fn row<T: bytemuck::Pod>(array: &Array<MapData, Row<T>>, map: &'static str) -> Result<T, Error> {
+    array.get(&0, 0).map(|row| row.0).map_err(|source| Error::Read { map, source })
+}
+
+fn set_row<T: bytemuck::Pod>(array: &mut Array<MapData, Row<T>>, map: &'static str, value: T) -> Result<(), Error> {
+    array.set(0, Row(value), 0).map_err(|source| Error::Write { map, source })
 }
 
 /// Inserts a frontend, which packets find only where the filter is marked.
@@ -119,11 +139,17 @@ impl KernelMaps {
             backends4: MappedArray::open(dir, maps::BACKENDS_V4)?,
             backends6: MappedArray::open(dir, maps::BACKENDS_V6)?,
             live: MappedArray::open(dir, maps::BACKEND_LIVE)?,
+            sources4: SourceTable::open(dir, maps::SOURCES_V4)?,
+            sources6: SourceTable::open(dir, maps::SOURCES_V6)?,
+            cluster_ips4: ClusterIpTable::open(dir, maps::CLUSTER_IPS_V4)?,
+            cluster_ips6: ClusterIpTable::open(dir, maps::CLUSTER_IPS_V6)?,
             filter: Filter::open(dir)?,
             services: open_as(dir, maps::SERVICES)?,
             services_capacity: capacity(dir, maps::SERVICES)?,
             flows4: FlowTable::open(dir, maps::FLOWS_V4)?,
             flows6: FlowTable::open(dir, maps::FLOWS_V6)?,
+            networks4: open_as(dir, maps::NETWORKS_V4)?,
+            networks6: open_as(dir, maps::NETWORKS_V6)?,
             snat4: open_as(dir, maps::SNAT_V4)?,
             snat6: open_as(dir, maps::SNAT_V6)?,
             stats: open_as(dir, maps::SERVICE_STATS)?,
@@ -134,23 +160,44 @@ impl KernelMaps {
 
     /// The facts about the node.
     pub fn node(&self) -> Result<NodeRow, Error> {
-        read_node(&self.node)
+        row(&self.node, maps::NODE)
     }
 
     /// The facts about the node, whether or not the other maps are there.
     pub fn pinned_node(pins: &Pins) -> Result<NodeRow, Error> {
-        read_node(&open_as(&pins.maps(), maps::NODE)?)
+        row(&open_as(&pins.maps(), maps::NODE)?, maps::NODE)
     }
 
     /// Writes the facts about the node.
     pub fn set_node(&mut self, row: NodeRow) -> Result<(), Error> {
-        self.node.set(0, Row(row), 0).map_err(|source| Error::Write { map: maps::NODE, source })
+        set_row(&mut self.node, maps::NODE, row)
     }
 
-    /// Writes what stands in for a pod that reaches itself.
-    pub fn set_snat(&mut self, v4: SnatSource<V4>, v6: SnatSource<V6>) -> Result<(), Error> {
-        self.snat4.set(0, Row(v4), 0).map_err(|source| Error::Write { map: maps::SNAT_V4, source })?;
-        self.snat6.set(0, Row(v6), 0).map_err(|source| Error::Write { map: maps::SNAT_V6, source })
+    /// Gives new maps the rows that must not be zero when the first program runs: every address would be one that Services have theirs from.
+    pub fn prepare(&mut self) -> Result<(), Error> {
+        if row(&self.networks4, maps::NETWORKS_V4)? == Networks::zeroed() {
+            set_row(&mut self.networks4, maps::NETWORKS_V4, no_networks())?;
+        }
+        if row(&self.networks6, maps::NETWORKS_V6)? == Networks::zeroed() {
+            set_row(&mut self.networks6, maps::NETWORKS_V6, no_networks())?;
+        }
+        Ok(())
+    }
+
+    /// Writes what stands in for clients, by the device by which packets leave, and removes what is there for others.
+    pub fn set_snat(&mut self, v4: &BTreeMap<u32, SnatSource<V4>>, v6: &BTreeMap<u32, SnatSource<V6>>) -> Result<(), Error> {
+        snat::set(&mut self.snat4, maps::SNAT_V4, v4)?;
+        snat::set(&mut self.snat6, maps::SNAT_V6, v6)
+    }
+
+    /// What stands in for clients in IPv4, by device.
+    pub fn snat4(&self) -> Result<BTreeMap<u32, SnatSource<V4>>, Error> {
+        snat::entries(&self.snat4, maps::SNAT_V4)
+    }
+
+    /// What stands in for clients in IPv6, by device.
+    pub fn snat6(&self) -> Result<BTreeMap<u32, SnatSource<V6>>, Error> {
+        snat::entries(&self.snat6, maps::SNAT_V6)
     }
 
     /// How many rows each map can hold, by name.
@@ -165,6 +212,10 @@ impl KernelMaps {
             (maps::FLOWS_V4, self.flows4.capacity()),
             (maps::FLOWS_V6, self.flows6.capacity()),
             (maps::SERVICES, self.services_capacity),
+            (maps::SOURCES_V4, self.sources4.capacity()),
+            (maps::SOURCES_V6, self.sources6.capacity()),
+            (maps::CLUSTER_IPS_V4, self.cluster_ips4.capacity()),
+            (maps::CLUSTER_IPS_V6, self.cluster_ips6.capacity()),
         ]
     }
 
@@ -176,6 +227,8 @@ impl KernelMaps {
             backends: self.backends4.len().min(self.backends6.len()),
             live: self.live.len(),
             services: self.services_capacity.min(self.stats.len()),
+            sources: self.sources4.capacity().min(self.sources6.capacity()),
+            cluster_ips: self.cluster_ips4.capacity().min(self.cluster_ips6.capacity()),
         }
     }
 
@@ -217,6 +270,20 @@ impl Maps for KernelMaps {
             Change::Publish { row, scope, word } => self.publish(row.0, *scope, *word),
             Change::RowFlags { row, flags } => self.rows.publish_u32(row.0, core::mem::offset_of!(FrontendRow, flags), flags.0),
             Change::Affinity { row, secs } => self.rows.publish_u32(row.0, core::mem::offset_of!(FrontendRow, affinity_secs), *secs),
+            Change::InsertSource { id, network } => match network {
+                IpNet::V4(_) => self.sources4.insert(*id, network),
+                IpNet::V6(_) => self.sources6.insert(*id, network),
+            },
+            Change::RemoveSource { id, network } => match network {
+                IpNet::V4(_) => self.sources4.remove(*id, network),
+                IpNet::V6(_) => self.sources6.remove(*id, network),
+            },
+            Change::ClusterIp { addr, undefined } => match addr {
+                IpAddr::V4(_) => self.cluster_ips4.set(*addr, *undefined),
+                IpAddr::V6(_) => self.cluster_ips6.set(*addr, *undefined),
+            },
+            Change::Networks4(networks) => set_row(&mut self.networks4, maps::NETWORKS_V4, *networks),
+            Change::Networks6(networks) => set_row(&mut self.networks6, maps::NETWORKS_V6, *networks),
             Change::InsertFrontend { addr, value } => match addr.addr {
                 IpAddr::V4(_) => insert_frontend(&self.filter, &mut self.frontends4, addr, *value),
                 IpAddr::V6(_) => insert_frontend(&self.filter, &mut self.frontends6, addr, *value),
@@ -232,6 +299,10 @@ impl Maps for KernelMaps {
         let services = self.services.iter().map(|entry| entry.map(|(id, row)| (id.0, row.0))).collect::<Result<_, _>>();
         let mut frontends = self.frontends4.entries()?;
         frontends.extend(self.frontends6.entries()?);
+        let mut sources = self.sources4.entries()?;
+        sources.extend(self.sources6.entries()?);
+        let mut cluster_ips = self.cluster_ips4.entries()?;
+        cluster_ips.extend(self.cluster_ips6.entries()?);
         Ok(Snapshot {
             services: services.map_err(|source| Error::Read { map: maps::SERVICES, source })?,
             frontends,
@@ -239,6 +310,10 @@ impl Maps for KernelMaps {
             backends4: self.backends4.used(|backend| backend.owner != ServiceId::NONE).collect(),
             backends6: self.backends6.used(|backend| backend.owner != ServiceId::NONE).collect(),
             live: self.live.used(|reference| *reference != BackendRef::NONE).collect(),
+            sources,
+            cluster_ips,
+            networks4: Some(row(&self.networks4, maps::NETWORKS_V4)?),
+            networks6: Some(row(&self.networks6, maps::NETWORKS_V6)?),
         })
     }
 }

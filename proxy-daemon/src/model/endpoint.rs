@@ -110,3 +110,50 @@ pub(super) fn merge<'a>(
     records.dedup_by_key(|(addr, _)| *addr);
     records
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READY: [bool; 3] = [true, true, false];
+    const UNREADY: [bool; 3] = [false, false, false];
+    const TERMINATING: [bool; 3] = [false, true, true];
+    const GONE: [bool; 3] = [false, false, true];
+
+    /// A slice with one endpoint, whose conditions are ready, serving and terminating.
+    fn slice(name: &str, [ready, serving, terminating]: [bool; 3]) -> (Arc<str>, Slice) {
+        let endpoint = Endpoint {
+            addr: [10, 0, 0, 1].into(),
+            ready,
+            serving,
+            terminating,
+            node: None,
+            zone_hints: Box::default(),
+            node_hints: Box::default(),
+        };
+        let ports = vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 80 }];
+        let name = ObjectName::new("default", name);
+        (Arc::clone(&name.name), Slice { name, service: "web".into(), family: IpFamily::V4, ports, endpoints: vec![endpoint] })
+    }
+
+    fn merged(records: &[[bool; 3]]) -> [bool; 3] {
+        let slices = records.iter().enumerate().map(|(index, conditions)| slice(&format!("web-{index}"), *conditions)).collect();
+        let merged = merge(&slices, &ServicePortName::new("default", "web", "", Protocol::Tcp), IpFamily::V4);
+        let [(_, endpoint)] = merged.as_slice() else { panic!("{merged:?}") };
+        [endpoint.ready, endpoint.serving, endpoint.terminating]
+    }
+
+    #[test]
+    fn of_two_records_the_one_that_is_not_terminating_counts_and_of_those_the_ready_one() {
+        for (one, other, expected) in [
+            (READY, UNREADY, READY),
+            (READY, TERMINATING, READY),
+            (UNREADY, TERMINATING, UNREADY),
+            (UNREADY, GONE, UNREADY),
+            (TERMINATING, GONE, TERMINATING),
+        ] {
+            assert_eq!([merged(&[one, other]), merged(&[other, one])], [expected; 2], "{one:?} {other:?}");
+            assert_eq!(merged(&[one, other, one]), expected);
+        }
+    }
+}

@@ -11,6 +11,9 @@ mod frontend;
 mod name;
 mod node;
 mod service;
+mod service_cidr;
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -25,9 +28,11 @@ use claim::Claims;
 pub use claim::{Claim, Conflict};
 pub use endpoint::{Endpoint, Slice, SlicePort};
 pub use frontend::{FrontendAddr, IpFamily};
+use ipnet::IpNet;
 pub use name::{ObjectName, ServicePortName};
 pub use node::NodeInfo;
 pub use service::{Service, ServiceKind, ServicePort, TrafficPolicy};
+pub use service_cidr::ServiceCidr;
 
 /// One step of what a source has to tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +43,8 @@ pub enum Change {
     Slice(Event<Slice>),
     /// About the own Node. The source leaves other Nodes out.
     Node(Event<NodeInfo>),
+    /// About `ServiceCIDR`s, which not every cluster has.
+    ServiceCidr(Event<ServiceCidr>),
 }
 
 /// What happened to the objects of one kind.
@@ -69,6 +76,7 @@ pub struct Model {
     /// Which Service a slice belongs to: a slice may change hands, and a delete names the slice only.
     owners: BTreeMap<ObjectName, ObjectName>,
     node: Option<NodeInfo>,
+    service_cidrs: BTreeMap<ObjectName, Vec<IpNet>>,
     claims: Claims,
     dirty: BTreeSet<ServicePortName>,
     /// Services whose slices came while the Service was not there: those to tell of, and those told of.
@@ -109,6 +117,12 @@ impl Model {
             Change::Node(Event::Reset(nodes)) => {
                 self.set_node(nodes.into_iter().next());
                 self.listed.node = true;
+            }
+            // No service port depends on them.
+            Change::ServiceCidr(Event::Applied(cidr)) => drop(self.service_cidrs.insert(cidr.name, cidr.networks)),
+            Change::ServiceCidr(Event::Deleted(name)) => drop(self.service_cidrs.remove(&name)),
+            Change::ServiceCidr(Event::Reset(cidrs)) => {
+                self.service_cidrs = cidrs.into_iter().map(|cidr| (cidr.name, cidr.networks)).collect();
             }
         }
     }
@@ -236,6 +250,11 @@ impl Model {
     /// The own Node, if there is such an object.
     pub fn node(&self) -> Option<&NodeInfo> {
         self.node.as_ref()
+    }
+
+    /// The networks that Services have their ClusterIPs from, as far as they are known.
+    pub fn service_networks(&self) -> BTreeSet<IpNet> {
+        self.service_cidrs.values().flatten().copied().collect()
     }
 
     /// All service ports, in order.

@@ -12,6 +12,7 @@ fn service(name: &str, cluster_ip: &str, external_ips: &[&str], created: i64) ->
         cluster_ips: vec![cluster_ip.parse().unwrap()],
         external_ips: external_ips.iter().map(|ip| ip.parse().unwrap()).collect(),
         load_balancer_ips: Vec::new(),
+        source_ranges: Vec::new(),
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         affinity: None,
@@ -98,6 +99,21 @@ fn nothing_is_synced_before_every_kind_has_been_listed() {
 }
 
 #[test]
+fn networks_of_services_are_those_of_all_objects_and_make_nothing_dirty() {
+    let mut model = Model::default();
+    apply(&mut model, service("web", "10.0.0.1", &[], 1));
+    let cidr = |name: &str, network: &str| ServiceCidr { name: ObjectName::new("", name), networks: vec![network.parse().unwrap()] };
+    let networks = |model: &Model| model.service_networks().iter().map(ToString::to_string).collect::<Vec<_>>();
+    model.apply(Change::ServiceCidr(Event::Reset(vec![cidr("kubernetes", "10.96.0.0/12"), cidr("old", "10.0.0.0/24")])));
+    model.apply(Change::ServiceCidr(Event::Applied(cidr("new", "10.1.0.0/24"))));
+    model.apply(Change::ServiceCidr(Event::Deleted(ObjectName::new("", "old"))));
+    assert_eq!(networks(&model), ["10.1.0.0/24", "10.96.0.0/12"]);
+    assert_eq!(dirty(&mut model), "");
+    model.apply(Change::ServiceCidr(Event::Reset(vec![])));
+    assert_eq!(networks(&model), [""; 0]);
+}
+
+#[test]
 fn a_loser_gets_the_frontend_when_the_winner_goes() {
     let mut model = Model::default();
     let shared = ["198.51.100.1"];
@@ -120,6 +136,27 @@ fn a_loser_gets_the_frontend_when_the_winner_goes() {
     assert!(dirty(&mut model).contains("default/young/TCP"));
     assert_eq!(winner(&model).as_deref(), Some("default/young/TCP"));
     assert_eq!((model.lost_claims(), notices(&mut model).len()), (0, 0));
+}
+
+#[test]
+fn of_two_services_the_older_wins_then_the_smaller_name_and_one_without_an_age_last() {
+    let shared = ["198.51.100.1"];
+    let claim = Claim::Address(FrontendAddr { addr: shared[0].parse().unwrap(), port: 80, protocol: Protocol::Tcp });
+    let at = |name, ip, created| service(name, ip, &shared, created);
+    let ageless = Service { created: None, ..at("a-ageless", "10.0.0.4", 0) };
+    let services = [at("b", "10.0.0.1", 5), at("c", "10.0.0.2", 5), at("z", "10.0.0.3", 4), ageless];
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]] {
+        let mut model = Model::default();
+        for index in order {
+            apply(&mut model, services[index].clone());
+        }
+        let mut winners = Vec::new();
+        while let Some(winner) = model.winner(claim).map(ServicePortName::service) {
+            winners.push(winner.name.to_string());
+            model.apply(Change::Service(Event::Deleted(winner)));
+        }
+        assert_eq!(winners, ["z", "b", "c", "a-ageless"]);
+    }
 }
 
 #[test]

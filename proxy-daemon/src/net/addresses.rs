@@ -1,28 +1,24 @@
-//! The node's own addresses, and the one it uses where it stands in for a client.
+//! The node's own addresses, and those it uses where it stands in for a client.
 //!
-//! In: the table, the Node's `InternalIP`s. Out: [`LocalAddresses`], a complete picture each time, and the ports that the node's own sockets use.
+//! In: the table, the Node's `InternalIP`s. Out: [`LocalAddresses`], a complete picture each time.
 
 use std::{
     collections::BTreeSet,
-    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    ops::RangeInclusive,
 };
 
+use ipnet::IpNet;
 use proxy_common::{Address as _, Family};
 
 use super::{
-    Error,
     classify::{self, Classifier},
     devices::Role,
-    message::{Address, NextHop, RouteKey},
+    message::{Address, Kind, Link, NextHop, RouteKey},
     table::Table,
 };
 
-const PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
-
-/// Above what needs privilege, below node ports.
-const MASQUERADE_PORTS: RangeInclusive<u16> = 1024..=29_999;
+/// Where kube-proxy puts the addresses of all Services when it uses ipvs. They stay there when it goes, and are not the node's.
+const IPVS_DEVICE: &str = "kube-ipvs0";
 
 /// The routing table that packets without a rule of their own follow.
 const TABLE_MAIN: u32 = 254;
@@ -33,6 +29,17 @@ pub struct LocalAddresses {
     all: BTreeSet<LocalAddress>,
     masquerade_v4: Option<Ipv4Addr>,
     masquerade_v6: Option<Ipv6Addr>,
+    /// What the kernel would choose as source on each device, at most one of each family.
+    sources: Vec<DeviceSource<IpAddr>>,
+}
+
+/// What packets have as their source that leave by a device in somebody's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceSource<A> {
+    pub ifindex: u32,
+    pub address: A,
+    /// The largest packet that the device takes.
+    pub mtu: u32,
 }
 
 /// One address of the node.
@@ -47,7 +54,7 @@ pub struct LocalAddress {
 
 impl LocalAddresses {
     pub(super) fn new(table: &Table, classifier: &Classifier<'_>, node_ips: &[IpAddr]) -> Self {
-        let ready = || table.addresses().filter(|address| address.ready);
+        let ready = || table.addresses().filter(|address| address.ready && !is_of_ipvs(table, address.ifindex));
         let local = |address: &Address| LocalAddress {
             address: address.ip,
             prefix_len: address.prefix_len,
@@ -59,12 +66,20 @@ impl LocalAddresses {
             all: ready().map(local).collect(),
             masquerade_v4: candidates.iter().find_map(|ip| if let IpAddr::V4(v4) = ip { Some(*v4) } else { None }),
             masquerade_v6: candidates.iter().find_map(|ip| if let IpAddr::V6(v6) = ip { Some(*v6) } else { None }),
+            sources: sources(table, classifier),
         }
     }
 
     /// All addresses, in order.
     pub fn iter(&self) -> impl Iterator<Item = &LocalAddress> {
         self.all.iter()
+    }
+
+    /// The addresses that more than a link knows, in order. Each pair has an IPv6 address for its link alone, which would make every new pod
+    /// news, and neither a Service nor an endpoint can have such an address.
+    pub fn beyond_links(&self) -> impl Iterator<Item = IpAddr> {
+        let is_link_local = |addr: &IpAddr| if let IpAddr::V6(addr) = addr { addr.is_unicast_link_local() } else { false };
+        self.all.iter().map(|local| local.address).filter(move |addr| !addr.is_loopback() && !is_link_local(addr))
     }
 
     /// Whether packets to `address` are for this node. The kernel takes all of 127.0.0.0/8 as its own.
@@ -78,17 +93,64 @@ impl LocalAddresses {
         let sources = [self.masquerade_v4.map(IpAddr::from), self.masquerade_v6.map(IpAddr::from)];
         sources.into_iter().flatten().find_map(F::Addr::from_ip)
     }
+
+    /// The source that the kernel would choose on each device that has a global address of the family; uplinks first.
+    pub fn sources<F: Family>(&self) -> impl Iterator<Item = DeviceSource<F::Addr>> {
+        let of_family = |source: &DeviceSource<IpAddr>| {
+            let DeviceSource { ifindex, address, mtu } = *source;
+            Some(DeviceSource { ifindex, address: F::Addr::from_ip(address)?, mtu })
+        };
+        self.sources.iter().filter_map(of_family)
+    }
+}
+
+/// Whether a device is the one where kube-proxy puts addresses that are not the node's.
+fn is_of_ipvs(table: &Table, ifindex: u32) -> bool {
+    table.link(ifindex).is_some_and(|link| link.name == IPVS_DEVICE)
+}
+
+fn is_usable(address: &Address) -> bool {
+    address.ready && address.global
+}
+
+/// The addresses of a device that are good beyond its link, in the order in which the kernel prefers them as source.
+fn of_device(table: &Table, ifindex: u32) -> Vec<&Address> {
+    let mut own: Vec<&Address> = table.addresses_of(ifindex).into_iter().filter(|address| is_usable(address)).collect();
+    // Stable: the kernel's own order among equals.
+    own.sort_by_key(|address| !address.primary);
+    own
+}
+
+/// What stands in on each device that has an address, uplinks first: packets leave by a bridge to pods as well.
+fn sources(table: &Table, classifier: &Classifier<'_>) -> Vec<DeviceSource<IpAddr>> {
+    let leads_somewhere = |link: &&Link| !matches!(link.kind, Kind::Loopback | Kind::Dead);
+    let mut links: Vec<&Link> = table.links().filter(leads_somewhere).collect();
+    links.sort_by_key(|link| classifier.role(link) != Some(Role::Uplink));
+    let families: [fn(&IpAddr) -> bool; 2] = [IpAddr::is_ipv4, IpAddr::is_ipv6];
+    let of_link = |link: &Link| {
+        let (ifindex, mtu) = (link.ifindex, link.mtu);
+        families.map(|is_family| source(table, ifindex, is_family).map(|address| DeviceSource { ifindex, address, mtu }))
+    };
+    links.into_iter().flat_map(of_link).flatten().collect()
+}
+
+/// The source that the kernel would choose on a device, for what goes beyond its link: that of the default route; else the first address in the
+/// network of that route's gateway; else the first.
+fn source(table: &Table, ifindex: u32, is_family: fn(&IpAddr) -> bool) -> Option<IpAddr> {
+    let own: Vec<&Address> = of_device(table, ifindex).into_iter().filter(|address| is_family(&address.ip)).collect();
+    let hops: Vec<&NextHop> = default_routes(table).into_iter().map(|(_, hop)| hop).filter(|hop| hop.ifindex == ifindex).collect();
+    let by_route = hops.iter().filter_map(|hop| hop.source).find(|ip| own.iter().any(|address| address.ip == *ip));
+    let is_near = |address: &&&Address| {
+        let network = IpNet::new(address.ip, address.prefix_len);
+        address.primary && network.is_ok_and(|network| hops.iter().filter_map(|hop| hop.gateway).any(|gateway| network.contains(&gateway)))
+    };
+    by_route.or_else(|| own.iter().find(is_near).or(own.first()).map(|address| address.ip))
 }
 
 /// Usable sources of both families, the best first.
 fn masquerade_candidates(table: &Table, classifier: &Classifier<'_>, node_ips: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
-    let usable: Vec<&Address> = table.addresses().filter(|address| address.ready && address.global).collect();
-    let of_device = |ifindex: u32| {
-        // Stable: the order of the table among equals.
-        let mut own: Vec<&Address> = usable.iter().copied().filter(|address| address.ifindex == ifindex).collect();
-        own.sort_by_key(|address| !address.primary);
-        own.into_iter().map(|address| address.ip)
-    };
+    let usable: Vec<&Address> = table.addresses().filter(|address| is_usable(address) && !is_of_ipvs(table, address.ifindex)).collect();
+    let of_device = |ifindex: u32| of_device(table, ifindex).into_iter().map(|address| address.ip);
 
     let is_usable = |ip: &IpAddr| usable.iter().any(|address| address.ip == *ip);
     let mut candidates: Vec<IpAddr> = node_ips.iter().copied().filter(is_usable).collect();
@@ -110,30 +172,6 @@ fn default_routes(table: &Table) -> Vec<(&RouteKey, &NextHop)> {
     routes
 }
 
-/// Source ports that stand in for a client's: none that the kernel gives to sockets of this node that ask for none.
-pub fn masquerade_ports() -> Result<RangeInclusive<u16>, Error> {
-    let text = fs::read_to_string(PORT_RANGE).map_err(|source| Error::Read { path: PORT_RANGE, source })?;
-    let local = parse_port_range(&text).ok_or(Error::PortRange { path: PORT_RANGE, text })?;
-    Ok(outside(MASQUERADE_PORTS, &local))
-}
-
-/// The larger part of `ports` that `local` leaves over; all of them where it leaves none.
-fn outside(ports: RangeInclusive<u16>, local: &RangeInclusive<u16>) -> RangeInclusive<u16> {
-    let (first, last) = (*ports.start(), *ports.end());
-    let below = first..=last.min(local.start().saturating_sub(1));
-    let above = first.max(local.end().saturating_add(1))..=last;
-    let larger = if above.len() > below.len() { above } else { below };
-    if larger.is_empty() { ports } else { larger }
-}
-
-fn parse_port_range(text: &str) -> Option<RangeInclusive<u16>> {
-    let mut ports = text.split_whitespace().map(str::parse);
-    match (ports.next()?, ports.next()?, ports.next()) {
-        (Ok(first), Ok(last), None) if first <= last => Some(first..=last),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proxy_common::{Addr4, Addr6, V4, V6};
@@ -141,8 +179,8 @@ mod tests {
     use super::*;
     use crate::net::{
         classify::Rules,
-        message::{Change, Kind},
-        testing::{address, link, route},
+        message::Change,
+        testing::{address, link, pair, route},
     };
 
     fn addresses(node_ips: &[&str], changes: Vec<Change>) -> LocalAddresses {
@@ -219,25 +257,62 @@ mod tests {
     }
 
     #[test]
-    fn ports_of_the_nodes_own_sockets_are_left_to_them() {
-        for (local, expected) in [
-            (32_768..=60_999, 1024..=29_999),
-            (20_000..=60_999, 1024..=19_999),
-            (1024..=9999, 10_000..=29_999),
-            (10_000..=15_000, 15_001..=29_999),
-            (1024..=65_535, 1024..=29_999),
-            (1..=1, 1024..=29_999),
-            (0..=u16::MAX, 1024..=29_999),
-        ] {
-            assert_eq!(outside(MASQUERADE_PORTS, &local), expected, "{local:?}");
-        }
+    fn addresses_of_a_link_alone_are_no_news() {
+        let local = addresses(&[], [node(), vec![Change::Address(address(2, "169.254.20.10"))]].concat());
+        let beyond: Vec<String> = local.beyond_links().map(|addr| addr.to_string()).collect();
+        assert_eq!(beyond, ["169.254.20.10", "172.17.0.1", "192.0.2.10", "192.0.2.11", "2001:db8::10"]);
     }
 
     #[test]
-    fn port_ranges_are_two_numbers_in_order() {
-        assert_eq!(parse_port_range("32768\t60999\n"), Some(32768..=60999));
-        for text in ["", "32768", "60999 32768", "1 2 3", "1 70000"] {
-            assert_eq!(parse_port_range(text), None, "{text:?}");
-        }
+    fn what_kube_proxy_has_put_on_a_device_of_its_own_is_not_the_nodes() {
+        let device = Change::Link(Link { name: IPVS_DEVICE.to_owned(), ..link(4, Kind::Dead) });
+        let local = addresses(&[], vec![device, Change::Address(address(4, "10.96.0.10"))]);
+        assert_eq!(local.beyond_links().count(), 0);
+    }
+
+    fn sources(changes: Vec<Change>) -> Vec<(u32, String)> {
+        let local = addresses(&[], changes);
+        let v4 = local.sources::<V4>().map(|source| (source.ifindex, source.address.to_ip().to_string()));
+        v4.chain(local.sources::<V6>().map(|source| (source.ifindex, source.address.to_ip().to_string()))).collect()
+    }
+
+    fn at(found: &[(u32, &str)]) -> Vec<(u32, String)> {
+        found.iter().map(|(ifindex, text)| (*ifindex, (*text).to_owned())).collect()
+    }
+
+    #[test]
+    fn each_device_with_an_address_has_a_source_of_its_own_and_uplinks_come_first() {
+        let pod = vec![Change::Link(pair(9, crate::net::message::Peer::Elsewhere)), Change::Address(address(9, "10.244.1.1"))];
+        let found = sources([node(), pod].concat());
+        assert_eq!(found, at(&[(3, "192.0.2.10"), (2, "172.17.0.1"), (9, "10.244.1.1"), (3, "2001:db8::10")]));
+    }
+
+    #[test]
+    fn the_oldest_ipv4_and_the_newest_ipv6_address_of_a_device_is_its_source() {
+        let added = ["192.0.2.20", "192.0.2.10", "2001:db8::20", "2001:db8::10"].map(|text| Change::Address(address(3, text)));
+        let mut changes = vec![Change::Link(link(3, Kind::Physical))];
+        changes.extend(added);
+        assert_eq!(sources(changes.clone()), at(&[(3, "192.0.2.20"), (3, "2001:db8::10")]));
+        // The same address once more, as when only its lifetime changes.
+        changes.push(Change::Address(address(3, "2001:db8::20")));
+        assert_eq!(sources(changes), at(&[(3, "192.0.2.20"), (3, "2001:db8::10")]));
+    }
+
+    #[test]
+    fn the_default_route_says_which_source_it_has_or_is_near_to() {
+        let two = |gateway: Option<&str>| {
+            let mut near = route("0.0.0.0/0", &[(3, Some("198.51.100.1"))]);
+            near.next_hops[0].source = gateway.map(|source| source.parse().expect("an address"));
+            vec![
+                Change::Link(link(3, Kind::Physical)),
+                Change::Address(address(3, "192.0.2.10")),
+                Change::Address(address(3, "198.51.100.10")),
+                Change::Address(address(3, "203.0.113.10")),
+                Change::Route { route: near, replace: false },
+            ]
+        };
+        assert_eq!(sources(two(None)), at(&[(3, "198.51.100.10")]));
+        assert_eq!(sources(two(Some("203.0.113.10"))), at(&[(3, "203.0.113.10")]));
+        assert_eq!(sources(two(Some("203.0.113.99"))), at(&[(3, "198.51.100.10")]));
     }
 }

@@ -15,6 +15,7 @@ mod glob;
 mod message;
 #[cfg(test)]
 mod namespace_tests;
+mod ports;
 mod socket;
 mod table;
 #[cfg(test)]
@@ -23,12 +24,13 @@ pub(crate) mod testing;
 use std::{io, time::Duration};
 
 pub use self::{
-    addresses::{LocalAddress, LocalAddresses, masquerade_ports},
+    addresses::{DeviceSource, LocalAddress, LocalAddresses},
     classify::Rules,
     devices::{Device, DeviceEvent, Role},
     filters::{BpfFilter, bpf_filters, ingress_qdisc},
     follow::{Network, follow},
     glob::Glob,
+    ports::{NODE_PORTS, snat_ports},
 };
 
 /// Why the network cannot be followed.

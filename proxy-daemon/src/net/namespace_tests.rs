@@ -243,7 +243,7 @@ fn addresses_and_the_masquerade_source_are_followed() {
             time::timeout(DEADLINE, node.network.addresses.wait_for(is_source)).await.expect("in time").expect("followed");
         }
         std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "20000 60999").expect("written");
-        assert_eq!(super::masquerade_ports().expect("a range"), 1024..=19_999);
+        assert_eq!(super::snat_ports(None).expect("a range"), 1024..=19_999);
     });
 }
 

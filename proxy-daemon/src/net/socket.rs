@@ -90,7 +90,10 @@ impl Asker {
             table.apply(Change::Link(link));
         }
         let addresses = self.handle.address().get().execute().try_collect::<Vec<_>>();
-        for address in patiently("RTM_GETADDR", addresses).await? {
+        let (v6, rest): (Vec<_>, Vec<_>) =
+            patiently("RTM_GETADDR", addresses).await?.into_iter().partition(|address| address.header.family == AddressFamily::Inet6);
+        // The kernel lists IPv6 addresses the newest first; the table takes them in the order in which they came.
+        for address in rest.into_iter().chain(v6.into_iter().rev()) {
             table.apply_all(change(RouteNetlinkMessage::NewAddress(address)));
         }
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {

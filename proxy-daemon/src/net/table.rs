@@ -18,7 +18,9 @@ use super::message::{Address, Change, Kind, Link, NextHop, Peer, Route, RouteKey
 #[derive(Debug, Default)]
 pub(super) struct Table {
     links: BTreeMap<u32, Link>,
-    addresses: BTreeMap<(u32, IpAddr, u8), Address>,
+    /// With the order in which they came.
+    addresses: BTreeMap<(u32, IpAddr, u8), (u64, Address)>,
+    next: u64,
     routes: BTreeMap<RouteKey, BTreeSet<NextHop>>,
     unpaired: BTreeSet<u32>,
     vanished: BTreeSet<u32>,
@@ -34,7 +36,14 @@ impl Table {
     }
 
     pub(super) fn addresses(&self) -> impl Iterator<Item = &Address> {
-        self.addresses.values()
+        self.addresses.values().map(|(_, address)| address)
+    }
+
+    /// The addresses of a device in the order in which the kernel keeps them: of IPv4 the oldest first, of IPv6 the newest.
+    pub(super) fn addresses_of(&self, ifindex: u32) -> Vec<&Address> {
+        let mut own: Vec<&(u64, Address)> = self.addresses.values().filter(|(_, address)| address.ifindex == ifindex).collect();
+        own.sort_by_key(|(since, address)| if address.ip.is_ipv4() { (0, *since) } else { (1, u64::MAX - since) });
+        own.into_iter().map(|(_, address)| address).collect()
     }
 
     pub(super) fn routes(&self) -> impl Iterator<Item = (&RouteKey, &NextHop)> {
@@ -76,9 +85,7 @@ impl Table {
         match change {
             Change::Link(link) => self.add_link(link),
             Change::LinkGone(ifindex) => self.remove_link(ifindex),
-            Change::Address(address) => {
-                self.addresses.insert(address_key(&address), address);
-            }
+            Change::Address(address) => self.add_address(address),
             Change::AddressGone(address) => {
                 self.addresses.remove(&address_key(&address));
             }
@@ -104,6 +111,14 @@ impl Table {
             Peer::None | Peer::Elsewhere => {}
         }
         self.links.insert(link.ifindex, link);
+    }
+
+    /// One that was there before keeps its place.
+    fn add_address(&mut self, address: Address) {
+        let next = self.next;
+        let (_, known) = self.addresses.entry(address_key(&address)).or_insert((next, address.clone()));
+        *known = address;
+        self.next += 1;
     }
 
     fn remove_link(&mut self, ifindex: u32) {

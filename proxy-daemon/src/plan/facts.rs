@@ -1,7 +1,8 @@
 //! What is known about this node.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
+use super::Settings;
 use crate::model::{IpFamily, NodeInfo};
 
 /// The facts about this node that planning depends on.
@@ -15,17 +16,56 @@ pub struct NodeFacts {
     pub node_ips: Vec<IpAddr>,
     /// The addresses at which node ports are served.
     pub node_port_addresses: Vec<IpAddr>,
+    /// The addresses that devices of the node have.
+    pub own: Arc<BTreeSet<IpAddr>>,
+    /// What the operator says.
+    pub settings: Arc<Settings>,
+}
+
+/// What the machine says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// What stands in where the Node object has no addresses, the best first.
+    pub preferred: Vec<IpAddr>,
+    /// The addresses that devices have, those aside that only a link knows.
+    pub own: Arc<BTreeSet<IpAddr>>,
 }
 
 impl NodeFacts {
     /// The facts by the Node object. Where there is none, as in a manifest directory, or it has no address, the machine's own stand in:
-    /// the first of each family. Node ports are served at the node's addresses.
-    pub fn new(name: &str, node: Option<&NodeInfo>, machine: &[IpAddr]) -> Self {
+    /// the first of each family.
+    pub fn new(settings: &Arc<Settings>, name: &str, node: Option<&NodeInfo>, machine: &Machine) -> Self {
         let mut node_ips = node.map(|node| node.node_ips.clone()).unwrap_or_default();
         if node_ips.is_empty() {
-            node_ips = IpFamily::ALL.into_iter().filter_map(|family| first_of(machine, family)).collect();
+            node_ips = IpFamily::ALL.into_iter().filter_map(|family| first_of(&machine.preferred, family)).collect();
         }
-        Self { name: name.into(), zone: node.and_then(|node| node.zone.clone()), node_port_addresses: node_ips.clone(), node_ips }
+        Self {
+            name: name.into(),
+            zone: node.and_then(|node| node.zone.clone()),
+            node_port_addresses: settings.node_ports.choose(&node_ips, &machine.own),
+            node_ips,
+            own: Arc::clone(&machine.own),
+            settings: Arc::clone(settings),
+        }
+    }
+
+    /// The node's address of a family.
+    pub fn node_ip(&self, family: IpFamily) -> Option<IpAddr> {
+        first_of(&self.node_ips, family)
+    }
+
+    /// Whether packets to an address end at this node.
+    pub fn has_address(&self, addr: IpAddr) -> bool {
+        self.own.contains(&addr)
+    }
+}
+
+// === impl Machine ===
+
+impl Machine {
+    /// A machine with these addresses, the best first.
+    pub fn with(addresses: &[IpAddr]) -> Self {
+        Self { preferred: addresses.to_vec(), own: Arc::new(addresses.iter().copied().collect()) }
     }
 }
 

@@ -1,4 +1,7 @@
 //! Which addresses a service port is dialled at on this node, in one family: the Service's own, and the node's with its node port.
+//!
+//! A ClusterIP that a device of the node has is no frontend: a DNS cache on each node takes the address of the cluster's DNS for itself, and asks
+//! the cluster at another one. Load balancer and external addresses are served also where the node has them.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -24,7 +27,8 @@ pub(super) fn frontends(
             }
         }
     };
-    add(&service.cluster_ips, port.port, FrontendKind::ClusterIp);
+    let cluster_ips: Vec<IpAddr> = service.cluster_ips.iter().copied().filter(|addr| !facts.has_address(*addr)).collect();
+    add(&cluster_ips, port.port, FrontendKind::ClusterIp);
     add(&service.load_balancer_ips, port.port, FrontendKind::LoadBalancerIp);
     add(&service.external_ips, port.port, FrontendKind::ExternalIp);
     if port.node_port != 0 {

@@ -11,25 +11,28 @@ use proptest::{collection::vec, prelude::*, sample::subsequence};
 use proxy_common::Protocol;
 
 use super::*;
-use crate::model::{Change, Endpoint, Event, NodeInfo, ObjectName, ServiceKind, Slice, SlicePort, TrafficPolicy};
+use crate::model::{
+    Change, Endpoint, Event, NodeInfo, ObjectName, ServiceKind, Slice, SlicePort, TrafficPolicy,
+    testing::{Objects, model_of},
+};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
     #[test]
     fn planning_what_is_dirty_equals_planning_everything(changes in vec(change(), 1..24)) {
-        let mut cluster = Cluster::default();
+        let mut objects = Objects::default();
         let mut model = Model::default();
         let mut plans = BTreeMap::new();
         for change in changes {
-            cluster.take(&change);
+            objects.take(&change);
             model.apply(change);
-            let facts = NodeFacts::new("n1", model.node(), &["192.0.2.1".parse().unwrap()]);
+            let facts = NodeFacts::new(&Arc::default(), "n1", model.node(), &Machine::with(&["192.0.2.1", "10.0.0.2"].map(|addr| addr.parse().unwrap())));
             for name in model.take_dirty() {
                 plans.remove(&name);
                 plans.extend(plan(&model, &facts, &name).map(|plan| (name, plan)));
             }
-            let fresh = cluster.model();
+            let fresh = model_of(objects.changes());
             prop_assert_eq!(&plans, &plan_all(&fresh, &facts));
             prop_assert_eq!(model.lost_claims(), fresh.lost_claims());
             for (name, plan) in &plans {
@@ -44,62 +47,35 @@ fn whats_wrong(name: &ServicePortName, plan: &ServicePlan, all: &BTreeMap<Servic
     for (addr, frontend) in &plan.frontends {
         for set in [&frontend.internal, &frontend.external] {
             let BackendSet::Backends(backends) = set else { continue };
-            let unique: BTreeSet<_> = backends.iter().copied().collect();
+            let unique: BTreeSet<_> = backends.iter().map(|backend| backend.addr).collect();
             if backends.is_empty() || !backends.iter().is_sorted() || unique.len() != backends.len() {
                 return Some("backends are sorted, distinct and at least one");
             }
             if !unique.is_subset(&plan.live) {
                 return Some("what takes new flows keeps those it has");
             }
-            if backends.iter().any(|backend| backend.is_ipv4() != addr.addr.is_ipv4()) {
+            if unique.iter().any(|backend| backend.is_ipv4() != addr.addr.is_ipv4()) {
                 return Some("a frontend leads to its own family");
             }
         }
         if (frontend.internal == BackendSet::Reject) != (frontend.external == BackendSet::Reject) {
             return Some("nobody serves inside if and only if nobody serves outside");
         }
+        let has_family = |source: &IpNet| source.network().is_ipv4() == addr.addr.is_ipv4();
+        if frontend.kind == FrontendKind::ClusterIp && plan.cluster_ips.get(&addr.addr) != Some(&Undefined::REFUSE) {
+            return Some("what a ClusterIP does not serve is refused there");
+        }
+        if frontend.has_source_ranges && (frontend.kind != FrontendKind::LoadBalancerIp || !plan.sources.iter().any(has_family)) {
+            return Some("a load balancer address that is limited lets somebody in");
+        }
         if all.iter().any(|(other, plan)| other != name && plan.frontends.contains_key(addr)) {
             return Some("a frontend has one owner");
         }
     }
+    if !plan.sources.is_empty() && !plan.frontends.values().any(|frontend| frontend.has_source_ranges) {
+        return Some("there are sources only where something is limited");
+    }
     None
-}
-
-/// The objects as they are, without any cleverness.
-#[derive(Default)]
-struct Cluster {
-    services: BTreeMap<ObjectName, Service>,
-    slices: BTreeMap<ObjectName, Slice>,
-    node: Option<NodeInfo>,
-}
-
-impl Cluster {
-    fn take(&mut self, change: &Change) {
-        match change {
-            Change::Service(event) => take(&mut self.services, event, |service| &service.name),
-            Change::Slice(event) => take(&mut self.slices, event, |slice| &slice.name),
-            Change::Node(Event::Applied(node)) => self.node = Some(node.clone()),
-            Change::Node(Event::Deleted(_)) => self.node = None,
-            Change::Node(Event::Reset(nodes)) => self.node = nodes.first().cloned(),
-        }
-    }
-
-    fn model(&self) -> Model {
-        let mut model = Model::default();
-        model.apply(Change::Node(Event::Reset(self.node.iter().cloned().collect())));
-        model.apply(Change::Slice(Event::Reset(self.slices.values().cloned().collect())));
-        model.apply(Change::Service(Event::Reset(self.services.values().cloned().collect())));
-        assert!(model.has_synced());
-        model
-    }
-}
-
-fn take<T: Clone>(objects: &mut BTreeMap<ObjectName, T>, event: &Event<T>, name: fn(&T) -> &ObjectName) {
-    match event {
-        Event::Applied(object) => drop(objects.insert(name(object).clone(), object.clone())),
-        Event::Deleted(gone) => drop(objects.remove(gone)),
-        Event::Reset(all) => *objects = all.iter().map(|object| (name(object).clone(), object.clone())).collect(),
-    }
 }
 
 // Few names and addresses, so that histories meet the same ones again and services claim each other's.
@@ -146,11 +122,12 @@ fn service() -> impl Strategy<Value = Service> {
     let addresses = (
         addrs(&["10.0.0.1", "10.0.0.2", "fd00::1"], 1),
         addrs(&["198.51.100.1", "192.0.2.1", "fd00::2"], 0),
-        addrs(&["198.51.100.1", "10.0.0.2"], 0),
+        addrs(&["198.51.100.1", "10.0.0.2", "fd00::2"], 0),
+        subsequence(["192.0.2.0/24", "10.0.0.0/8", "fd00::/8"].map(|text| text.parse().unwrap()).to_vec(), 0..=3),
     );
     let rest = (kinds, policy(), policy(), prop::option::of(0_i64..2), any::<bool>());
     (service_name(), addresses, rest, service_ports()).prop_map(|(name, addresses, rest, ports)| {
-        let (cluster_ips, external_ips, load_balancer_ips) = addresses;
+        let (cluster_ips, external_ips, load_balancer_ips, source_ranges) = addresses;
         let (kind, internal_policy, external_policy, created, has_affinity) = rest;
         Service {
             name,
@@ -159,6 +136,7 @@ fn service() -> impl Strategy<Value = Service> {
             cluster_ips,
             external_ips,
             load_balancer_ips,
+            source_ranges,
             internal_policy,
             external_policy,
             affinity: has_affinity.then_some(Duration::from_mins(1)),

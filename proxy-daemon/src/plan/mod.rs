@@ -3,24 +3,38 @@
 //! In: the model and the facts of this node. Out: a [`ServicePlan`] per service port. Everything here is a pure function; the rules are
 //! kube-proxy's, written down where they are applied.
 
+mod backend;
 mod dump;
 mod endpoints;
 mod facts;
 mod frontends;
 #[cfg(test)]
 mod history_tests;
+mod node_ports;
+mod settings;
+mod sources;
+#[cfg(test)]
+mod verdict_tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use endpoints::{Candidate, Place, Selection, Wanted};
+use ipnet::IpNet;
+use proxy_common::Undefined;
 
-pub use self::{dump::dump, facts::NodeFacts};
+pub use self::{
+    backend::Backend,
+    dump::dump,
+    facts::{Machine, NodeFacts},
+    node_ports::NodePortAddresses,
+    settings::{Masquerade, Settings},
+};
 pub use crate::model::FrontendAddr;
 use crate::model::{IpFamily, Model, Service, ServicePort, ServicePortName};
 
@@ -41,7 +55,7 @@ pub enum FrontendKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackendSet {
     /// One of these: sorted, without duplicates, never empty.
-    Backends(Arc<[SocketAddr]>),
+    Backends(Arc<[Backend]>),
     /// Nobody can serve it anywhere: the client is told at once.
     Reject,
     /// Somebody could, but not from here: the client, or its load balancer, is left to try another node.
@@ -55,27 +69,33 @@ pub struct FrontendPlan {
     pub kind: FrontendKind,
     /// For clients inside the cluster, seen on workload devices.
     pub internal: BackendSet,
-    /// For clients outside, seen on uplinks: backends on this node only.
+    /// For clients outside, seen on uplinks.
     pub external: BackendSet,
     /// How long a client stays with its backend, counted from its last new flow.
     pub affinity: Option<Duration>,
+    /// For whom the node stands in, beyond where it has to.
+    pub masquerade: Masquerade,
+    /// Only clients in one of the service port's [`ServicePlan::sources`] may begin flows.
+    pub has_source_ranges: bool,
 }
 
 /// What this node does for one service port.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServicePlan {
     /// The frontends, which may be none.
     pub frontends: BTreeMap<FrontendAddr, FrontendPlan>,
     /// Every endpoint that still serves what it has, ready or terminating, policies aside: known flows stay on these.
     pub live: BTreeSet<SocketAddr>,
-    /// Outside clients dial this service and it has backends on other nodes, which are not used for them yet.
-    pub remote_only_notice: bool,
+    /// The networks of those who may use the frontends with source ranges, of both families.
+    pub sources: BTreeSet<IpNet>,
+    /// The ClusterIPs, and what becomes of packets there that are for no frontend.
+    pub cluster_ips: BTreeMap<IpAddr, Undefined>,
 }
 
 /// Plans one service port. Nothing if it does not exist.
 pub fn plan(model: &Model, facts: &NodeFacts, name: &ServicePortName) -> Option<ServicePlan> {
     let (service, port) = model.service_port(name)?;
-    let mut plan = ServicePlan { frontends: BTreeMap::new(), live: BTreeSet::new(), remote_only_notice: false };
+    let mut plan = ServicePlan::default();
     for family in IpFamily::ALL.into_iter().filter(|family| service.has_family(*family)) {
         plan.add_family(model, facts, (service, port), family);
     }
@@ -91,10 +111,6 @@ pub fn plan_all(model: &Model, facts: &NodeFacts) -> BTreeMap<ServicePortName, S
 struct Sets {
     cluster: BackendSet,
     local: BackendSet,
-    /// Those of the cluster list that run on this node.
-    cluster_here: BackendSet,
-    /// The cluster list has others as well.
-    has_remote: bool,
 }
 
 // === impl ServicePlan ===
@@ -110,18 +126,25 @@ impl ServicePlan {
             .collect();
         let wanted = Wanted { cluster: service.uses_cluster_endpoints(port, family), local: service.uses_local_endpoints(port, family) };
         let place = Place { node: &facts.name, zone: facts.zone.as_deref() };
-        let sets = Sets::new(&endpoints::select(&candidates, wanted, place));
+        let sets = Sets::new(&endpoints::select(&candidates, wanted, place), facts);
 
+        let sources = sources::sources(service, facts, family);
         for (frontend, kind) in frontends::frontends(model, facts, of, family) {
+            let has_source_ranges = kind == FrontendKind::LoadBalancerIp && !sources.is_empty();
+            if has_source_ranges {
+                self.sources.extend(&sources);
+            }
             let plan = FrontendPlan {
                 kind,
                 internal: sets.internal(service, kind).clone(),
                 external: sets.external(service, kind).clone(),
                 affinity: service.affinity,
+                masquerade: facts.settings.masquerade(kind, family, is_local_for_outside(service, kind)),
+                has_source_ranges,
             };
-            self.remote_only_notice |= sets.leaves_out_remote(service, kind);
             self.frontends.insert(frontend, plan);
         }
+        self.cluster_ips.extend(cluster_ips(service, facts, family));
         let live = candidates.iter().filter(|candidate| candidate.endpoint.keeps_flows());
         self.live.extend(live.map(|candidate| candidate.addr));
     }
@@ -130,21 +153,16 @@ impl ServicePlan {
 // === impl Sets ===
 
 impl Sets {
-    fn new(selection: &Selection<'_>) -> Self {
-        let set = |list: &mut dyn Iterator<Item = &Candidate<'_>>| {
-            let addrs: Arc<[SocketAddr]> = list.map(|candidate| candidate.addr).collect();
-            match (selection.any, addrs.is_empty()) {
+    fn new(selection: &Selection<'_>, facts: &NodeFacts) -> Self {
+        let set = |list: &[Candidate<'_>]| {
+            let backends: Arc<[Backend]> = list.iter().map(|candidate| Backend::new(candidate, facts)).collect();
+            match (selection.any, backends.is_empty()) {
                 (false, _) => BackendSet::Reject,
                 (true, true) => BackendSet::Drop,
-                (true, false) => BackendSet::Backends(addrs),
+                (true, false) => BackendSet::Backends(backends),
             }
         };
-        Self {
-            cluster: set(&mut selection.cluster.iter()),
-            local: set(&mut selection.local.iter()),
-            cluster_here: set(&mut selection.cluster.iter().filter(|candidate| candidate.is_local)),
-            has_remote: selection.cluster.iter().any(|candidate| !candidate.is_local),
-        }
+        Self { cluster: set(&selection.cluster), local: set(&selection.local) }
     }
 
     /// For clients inside the cluster. `externalTrafficPolicy: Local` is not about them: they get all endpoints at external addresses.
@@ -152,16 +170,17 @@ impl Sets {
         if kind == FrontendKind::ClusterIp && service.internal_policy_is_local() { &self.local } else { &self.cluster }
     }
 
-    /// For clients outside, which are sent to endpoints of this node only, whatever the policy.
+    /// For clients outside.
     fn external(&self, service: &Service, kind: FrontendKind) -> &BackendSet {
-        if is_local_for_outside(service, kind) { &self.local } else { &self.cluster_here }
+        if is_local_for_outside(service, kind) { &self.local } else { &self.cluster }
     }
+}
 
-    /// Whether clients outside are kept from backends that the policy would give them. That they could dial a ClusterIP is no reason to
-    /// say so of every service.
-    fn leaves_out_remote(&self, service: &Service, kind: FrontendKind) -> bool {
-        self.has_remote && kind != FrontendKind::ClusterIp && !is_local_for_outside(service, kind)
-    }
+/// What becomes of packets to ClusterIPs that are for no frontend: they are refused (kube-proxy's way with nftables). An address that the node has
+/// itself is left to it, all its ports included: a DNS cache on each node answers at the address of the cluster's DNS.
+fn cluster_ips(service: &Service, facts: &NodeFacts, family: IpFamily) -> impl Iterator<Item = (IpAddr, Undefined)> {
+    let of_family = service.cluster_ips.iter().filter(move |addr| IpFamily::of(**addr) == family);
+    of_family.map(|addr| (*addr, if facts.has_address(*addr) { Undefined::LEAVE } else { Undefined::REFUSE }))
 }
 
 fn is_local_for_outside(service: &Service, kind: FrontendKind) -> bool {

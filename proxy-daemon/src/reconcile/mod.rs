@@ -13,14 +13,17 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
     time::Instant,
 };
+
+use ipnet::IpNet;
 
 use crate::{
     fullness::Fullness,
     maps::{self, Maps},
     model::{Change, Model, ServicePortName},
-    plan::{NodeFacts, plan},
+    plan::{Machine, NodeFacts, Settings, plan},
     tables::{self, Fill, Sizes, Tables, Usage},
 };
 
@@ -37,8 +40,9 @@ pub struct Round {
 
 /// Owns the state of the control path. One task drives it.
 pub struct Reconciler<M> {
+    settings: Arc<Settings>,
     node_name: String,
-    machine: Vec<IpAddr>,
+    machine: Machine,
     facts: NodeFacts,
     model: Model,
     sizes: Sizes,
@@ -50,17 +54,20 @@ pub struct Reconciler<M> {
     refused: BTreeMap<ServicePortName, String>,
     /// Those with a change that the kernel refused, the last to fail last, with the message that was logged.
     failed: Vec<(ServicePortName, String)>,
-    noticed: BTreeSet<ServicePortName>,
     fullness: BTreeMap<&'static str, Fullness>,
+    /// The networks of Services that there was no room for when that was said last.
+    overflow: Vec<IpNet>,
 }
 
 impl<M: Maps> Reconciler<M> {
     /// A reconciler that has heard of nothing yet.
-    pub fn new(node_name: String, sizes: Sizes, maps: M) -> Self {
-        let facts = NodeFacts::new(&node_name, None, &[]);
+    pub fn new(node_name: String, settings: Settings, sizes: Sizes, maps: M) -> Self {
+        let settings = Arc::new(settings);
+        let facts = NodeFacts::new(&settings, &node_name, None, &Machine::default());
         Self {
+            settings,
             node_name,
-            machine: Vec::new(),
+            machine: Machine::default(),
             facts,
             model: Model::default(),
             sizes,
@@ -69,8 +76,8 @@ impl<M: Maps> Reconciler<M> {
             pending: BTreeSet::new(),
             refused: BTreeMap::new(),
             failed: Vec::new(),
-            noticed: BTreeSet::new(),
             fullness: BTreeMap::new(),
+            overflow: Vec::new(),
         }
     }
 
@@ -80,9 +87,9 @@ impl<M: Maps> Reconciler<M> {
         self.refresh_facts();
     }
 
-    /// Takes in the machine's own addresses, the best first: they stand in where the Node object has none.
-    pub fn set_machine(&mut self, addresses: Vec<IpAddr>) {
-        self.machine = addresses;
+    /// Takes in what the machine says of itself.
+    pub fn set_machine(&mut self, machine: Machine) {
+        self.machine = machine;
         self.refresh_facts();
     }
 
@@ -107,9 +114,11 @@ impl<M: Maps> Reconciler<M> {
     }
 
     fn refresh_facts(&mut self) {
-        let facts = NodeFacts::new(&self.node_name, self.model.node(), &self.machine);
+        let facts = NodeFacts::new(&self.settings, &self.node_name, self.model.node(), &self.machine);
         if facts != self.facts {
-            tracing::info!(node = %facts.name, zone = ?facts.zone, ips = ?facts.node_ips, "node");
+            if (&facts.zone, &facts.node_ips) != (&self.facts.zone, &self.facts.node_ips) {
+                tracing::info!(node = %facts.name, zone = ?facts.zone, ips = ?facts.node_ips, "node");
+            }
             self.facts = facts;
             self.model.mark_all_dirty();
         }
@@ -143,9 +152,36 @@ impl<M: Maps> Reconciler<M> {
             }
             self.failed.retain(|(failed, _)| *failed != name);
         }
+        // After the ClusterIPs: what is in the networks and is none of them is dropped.
+        match self.bring_networks() {
+            Ok(changes) => round.changes += changes,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the kernel refused the networks of Services, to be tried again");
+                self.start_over();
+                return Round { retry: true, ..round };
+            }
+        }
         round.retry = !self.failed.is_empty();
         self.note_fullness();
         round
+    }
+
+    /// Brings the networks that Services have their addresses from to what is known of them.
+    fn bring_networks(&mut self) -> Result<usize, maps::Error> {
+        let Some(tables) = &mut self.tables else { return Ok(0) };
+        let networks = if self.settings.drop_unallocated { self.model.service_networks() } else { BTreeSet::new() };
+        let changes = tables.set_networks(&networks);
+        for change in &changes {
+            self.maps.apply(change)?;
+        }
+        let overflow = tables::overflow(&networks);
+        if overflow != self.overflow {
+            if !overflow.is_empty() {
+                tracing::warn!(networks = ?overflow, "more ServiceCIDRs than fit: packets to addresses there that no Service has are not dropped");
+            }
+            self.overflow = overflow;
+        }
+        Ok(changes.len())
     }
 
     /// Warns of a map that is nearly full while there is room in it.
@@ -224,14 +260,6 @@ impl<M: Maps> Reconciler<M> {
         }
         if self.refused.remove(name).is_some() && plan.is_some() {
             tracing::info!(service = %name, "the service is served now");
-        }
-        match plan {
-            // Once for each service, however often its endpoints come and go.
-            Some(plan) if plan.remote_only_notice && self.noticed.insert(name.clone()) => {
-                tracing::warn!(service = %name, "outside clients reach the backends on this node only: those on other nodes are not used for them yet");
-            }
-            Some(_) => {}
-            None => _ = self.noticed.remove(name),
         }
         Ok(changes.len())
     }

@@ -1,19 +1,23 @@
 //! Rounds against maps in memory that may refuse.
 
-use std::{net::SocketAddr, thread, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    thread,
+    time::Duration,
+};
 
 use aya::maps::MapError;
 
 use super::*;
 use crate::{
-    model::{Event, convert},
+    model::{Event, ObjectName, ServiceCidr, convert, testing::empty_lists},
     tables::{
         Snapshot,
         tests::kernel::{Kernel, Outcome},
     },
 };
 
-const SIZES: Sizes = Sizes { frontends: 64, rows: 128, backends: 1024, live: 1024, services: 64 };
+const SIZES: Sizes = Sizes { frontends: 64, rows: 128, backends: 1024, live: 1024, services: 64, sources: 64, cluster_ips: 64 };
 
 /// Maps that refuse the n-th change from now, once, and frontends of some addresses, always. Reading them takes a while.
 #[derive(Clone, Default)]
@@ -66,13 +70,9 @@ fn slice(service: &str, backends: &[&str]) -> Change {
     Change::Slice(Event::Applied(convert::endpoint_slice(&yaml(&text)).object.unwrap()))
 }
 
-fn listed() -> [Change; 3] {
-    [Change::Service(Event::Reset(vec![])), Change::Slice(Event::Reset(vec![])), Change::Node(Event::Reset(vec![]))]
-}
-
 fn reconciler(maps: Fake, changes: impl IntoIterator<Item = Change>) -> Reconciler<Fake> {
-    let mut reconciler = Reconciler::new("n1".to_owned(), SIZES, maps);
-    for change in listed().into_iter().chain(changes) {
+    let mut reconciler = Reconciler::new("n1".to_owned(), Settings::default(), SIZES, maps);
+    for change in empty_lists().into_iter().chain(changes) {
         reconciler.change(change);
     }
     reconciler
@@ -85,13 +85,13 @@ fn outcome(kernel: &Kernel, ip: &str) -> Outcome {
 
 fn backends(kernel: &Kernel, ip: &str) -> Vec<SocketAddr> {
     let Outcome::Backends(_, backends) = outcome(kernel, ip) else { panic!("{ip} leads to no backend") };
-    backends
+    backends.iter().map(|backend| backend.addr).collect()
 }
 
 #[test]
 fn nothing_is_written_before_every_kind_has_listed() {
-    let mut reconciler = Reconciler::new("n1".to_owned(), SIZES, Fake::default());
-    let [services, slices, node] = listed();
+    let mut reconciler = Reconciler::new("n1".to_owned(), Settings::default(), SIZES, Fake::default());
+    let [services, slices, node] = empty_lists();
     for change in [service("web", "10.96.0.1"), services, node] {
         reconciler.change(change);
         assert_eq!(reconciler.round(), Round::default());
@@ -120,6 +120,36 @@ fn a_change_that_the_kernel_refuses_anywhere_is_made_good() {
         refused_at += 1;
     }
     assert!(refused_at > 3, "there were changes to refuse");
+}
+
+fn cidr(name: &str, network: &str) -> ServiceCidr {
+    ServiceCidr { name: ObjectName::new("", name), networks: vec![network.parse().unwrap()] }
+}
+
+#[test]
+fn networks_of_services_are_followed_unless_they_are_not_wanted() {
+    for (drop_unallocated, expected) in [(true, [true, true, false]), (false, [false; 3])] {
+        let settings = Settings { drop_unallocated, ..Settings::default() };
+        let mut reconciler = Reconciler::new("n1".to_owned(), settings, SIZES, Fake::default());
+        let has_any = |reconciler: &Reconciler<Fake>| reconciler.maps.kernel.networks4.unwrap() != tables::no_networks();
+        reconciler.change(Change::ServiceCidr(Event::Applied(cidr("kubernetes", "10.96.0.0/12"))));
+        reconciler.round();
+        assert_eq!(reconciler.maps.kernel.networks4, None, "nothing is written before every kind has listed");
+        let changes = [
+            Change::Service(Event::Reset(vec![])),
+            Change::ServiceCidr(Event::Applied(cidr("kubernetes", "10.112.0.0/12"))),
+            Change::ServiceCidr(Event::Reset(vec![])),
+        ];
+        for change in empty_lists() {
+            reconciler.change(change);
+        }
+        let found = changes.map(|change| {
+            reconciler.change(change);
+            reconciler.round();
+            has_any(&reconciler)
+        });
+        assert_eq!(found, expected);
+    }
 }
 
 #[test]

@@ -1,6 +1,11 @@
 //! What is written to the kernel's maps, step by step, and what is read back from them.
 
-use proxy_common::{Backend, BackendRef, FrontendRef, FrontendRow, RangeWord, RowFlags, RowIndex, ServiceId, ServiceRow, V4, V6};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use proxy_common::{
+    Backend, BackendRef, FrontendRef, FrontendRow, Networks, RangeWord, RowFlags, RowIndex, ServiceId, ServiceRow, Undefined, V4, V6,
+};
 
 use crate::model::FrontendAddr;
 
@@ -65,6 +70,31 @@ pub enum Change {
         /// The value.
         secs: u32,
     },
+    /// Lets a network's clients use the limited frontends of a service port.
+    InsertSource {
+        /// The service port.
+        id: ServiceId,
+        /// The network, which is not let in yet.
+        network: IpNet,
+    },
+    /// Lets them no longer.
+    RemoveSource {
+        /// The service port.
+        id: ServiceId,
+        /// The network, which was let in.
+        network: IpNet,
+    },
+    /// Says what becomes of packets to a ClusterIP that are for no frontend.
+    ClusterIp {
+        /// The address.
+        addr: IpAddr,
+        /// The value; `None` removes the entry.
+        undefined: Option<Undefined>,
+    },
+    /// Writes the networks that Services have their IPv4 addresses from.
+    Networks4(Networks<V4>),
+    /// Writes the networks that Services have their IPv6 addresses from.
+    Networks6(Networks<V6>),
     /// Makes a frontend known. Its key is not in the map.
     InsertFrontend {
         /// The key.
@@ -103,4 +133,12 @@ pub struct Snapshot {
     pub backends6: Vec<(u32, Backend<V6>)>,
     /// `BACKEND_LIVE`.
     pub live: Vec<(u32, BackendRef)>,
+    /// `SOURCES_V4` and `SOURCES_V6`.
+    pub sources: Vec<(ServiceId, IpNet)>,
+    /// `CLUSTER_IPS_V4` and `CLUSTER_IPS_V6`.
+    pub cluster_ips: Vec<(IpAddr, Undefined)>,
+    /// `NETWORKS_V4`.
+    pub networks4: Option<Networks<V4>>,
+    /// `NETWORKS_V6`.
+    pub networks6: Option<Networks<V6>>,
 }

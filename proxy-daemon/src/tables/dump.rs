@@ -1,9 +1,6 @@
 //! The mirror as sorted text, for golden files and for people.
 
-use std::{
-    fmt::{self, Write as _},
-    net::SocketAddr,
-};
+use std::fmt::{self, Write as _};
 
 use proxy_common::{Range, RangeWord, RowFlags};
 
@@ -11,7 +8,10 @@ use super::{
     Tables,
     service::{Frontend, Service},
 };
-use crate::model::{FrontendAddr, IpFamily};
+use crate::{
+    model::{FrontendAddr, IpFamily},
+    plan::Backend,
+};
 
 impl Tables {
     /// Writes everything down that is loaded, a service port a paragraph, in the order of their names.
@@ -30,6 +30,9 @@ fn write_service(text: &mut String, service: &Service) -> fmt::Result {
     for (addr, frontend) in &service.frontends {
         write_frontend(text, service, addr, frontend)?;
     }
+    for network in &service.sources {
+        writeln!(text, "  lets in {network}")?;
+    }
     for (addr, reference) in &service.backends {
         writeln!(text, "  {addr} lives at {} since generation {}", reference.index(), reference.generation())?;
     }
@@ -44,6 +47,14 @@ fn write_frontend(text: &mut String, service: &Service, addr: &FrontendAddr, fro
     writeln!(text, "    external: {}", word(service, family, value.external))?;
     if value.affinity_secs > 0 {
         writeln!(text, "    affinity: {} s", value.affinity_secs)?;
+    }
+    if value.flags.has(RowFlags::SOURCE_RANGES) {
+        writeln!(text, "    for those who are let in")?;
+    }
+    for (flag, name) in [(RowFlags::MASQUERADE_INTERNAL, "inside"), (RowFlags::MASQUERADE_EXTERNAL, "outside")] {
+        if value.flags.has(flag) {
+            writeln!(text, "    masquerades clients {name}")?;
+        }
     }
     Ok(())
 }
@@ -60,12 +71,12 @@ fn word(service: &Service, family: IpFamily, word: RangeWord) -> String {
     format!("{what}, generation {}", word.generation())
 }
 
-fn list(addrs: &[SocketAddr]) -> String {
-    addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+fn list(backends: &[Backend]) -> String {
+    backends.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 fn kind(flags: RowFlags) -> &'static str {
-    match flags {
+    match flags.kind() {
         RowFlags::CLUSTER_IP => "ClusterIP",
         RowFlags::NODE_PORT => "NodePort",
         RowFlags::EXTERNAL_IP => "ExternalIP",

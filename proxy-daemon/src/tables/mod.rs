@@ -8,28 +8,42 @@
 //! that means: fill a fresh range, publish it with one word, then retire the old range, which rests before it is used again because
 //! a program may still be reading it.
 
+mod by_family;
 mod change;
+mod cluster_ips;
 mod dump;
 mod free;
 mod lives;
+mod networks;
 mod pools;
 mod restore;
 mod service;
 mod slots;
+mod sources;
 #[cfg(test)]
 pub(crate) mod tests;
 mod update;
 mod wanted;
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use bytemuck::Zeroable as _;
+use ipnet::IpNet;
 use proxy_common::{BackendRef, FrontendRow, RowIndex, ServiceId, SlotRange, maps};
 
-pub use self::change::{Change, Scope, Snapshot};
+pub use self::{
+    change::{Change, Scope, Snapshot},
+    networks::{no_networks, overflow},
+};
 use self::{
+    cluster_ips::ClusterIps,
+    networks::ServiceNetworks,
     pools::{Owner, Owners, Pools},
     service::Service,
+    sources::Sources,
 };
 use crate::{
     model::{FrontendAddr, IpFamily, ServicePortName},
@@ -44,6 +58,9 @@ pub struct Tables {
     services: BTreeMap<ServiceId, Service>,
     owners: Owners,
     pools: Pools,
+    sources: Sources,
+    cluster_ips: ClusterIps,
+    networks: ServiceNetworks,
     leftovers: Leftovers,
 }
 
@@ -60,6 +77,10 @@ pub struct Sizes {
     pub live: u32,
     /// Rows of `SERVICE_STATS`: ids are smaller than this.
     pub services: u32,
+    /// Networks of each family that limited frontends let in.
+    pub sources: u32,
+    /// ClusterIPs of each family.
+    pub cluster_ips: u32,
 }
 
 /// How much of a map is in use.
@@ -88,11 +109,19 @@ pub struct Usage {
     pub live: Fill,
     /// Service ids.
     pub services: Fill,
+    /// Networks of IPv4 that limited frontends let in.
+    pub sources4: Fill,
+    /// Networks of IPv6 that limited frontends let in.
+    pub sources6: Fill,
+    /// ClusterIPs of IPv4.
+    pub cluster_ips4: Fill,
+    /// ClusterIPs of IPv6.
+    pub cluster_ips6: Fill,
 }
 
 impl Usage {
     /// Each map's fill, with its name and the flag that makes it larger.
-    pub const fn fills(&self) -> [(&'static str, &'static str, Fill); 7] {
+    pub const fn fills(&self) -> [(&'static str, &'static str, Fill); 11] {
         [
             (maps::FRONTENDS_V4, "--frontends", self.frontends4),
             (maps::FRONTENDS_V6, "--frontends", self.frontends6),
@@ -101,6 +130,10 @@ impl Usage {
             (maps::BACKENDS_V6, "--backends", self.slots6),
             (maps::BACKEND_LIVE, "--backends", self.live),
             (maps::SERVICES, "--services", self.services),
+            (maps::SOURCES_V4, "--source-ranges", self.sources4),
+            (maps::SOURCES_V6, "--source-ranges", self.sources6),
+            (maps::CLUSTER_IPS_V4, "--frontends", self.cluster_ips4),
+            (maps::CLUSTER_IPS_V6, "--frontends", self.cluster_ips6),
         ]
     }
 }
@@ -151,6 +184,9 @@ impl Tables {
             services: BTreeMap::new(),
             owners: Owners::default(),
             pools: Pools::new(sizes),
+            sources: Sources::default(),
+            cluster_ips: ClusterIps::default(),
+            networks: ServiceNetworks::default(),
             leftovers: Leftovers::default(),
         }
     }
@@ -164,6 +200,12 @@ impl Tables {
             Some(plan) => self.bring(name, plan, now),
             None => Ok(self.drop_service(name, now)),
         }
+    }
+
+    /// Says where Services have their addresses from: packets to an address there that is no ClusterIP are dropped. So every ClusterIP is to be
+    /// there before. The changes are taken as done, as those of [`Tables::set`] are.
+    pub fn set_networks(&mut self, networks: &BTreeSet<IpNet>) -> Vec<Change> {
+        self.networks.set(networks)
     }
 
     /// Clears rows of removed frontends that have rested, and what a run left that ended half-way. Nothing depends on when that is
@@ -182,6 +224,8 @@ impl Tables {
             self.pools.unblock_id(id, self.sizes, now);
             changes.push(Change::Service { id, row: None });
         }
+        self.sources.sweep(&mut changes);
+        self.cluster_ips.sweep(&mut changes);
         let rows = self.pools.rows.sweep(now);
         changes.extend(rows.into_iter().map(|row| Change::Row { row: RowIndex(row), value: FrontendRow::zeroed() }));
         changes
@@ -201,6 +245,9 @@ impl Tables {
     pub fn usage(&self) -> Usage {
         let Pools { lives, slots4, slots6, .. } = &self.pools;
         let [frontends4, frontends6] = IpFamily::ALL.map(|family| self.owners.fill(family, self.sizes));
+        let [sources4, sources6] = IpFamily::ALL.map(|family| Fill { used: self.sources.used(family), max: self.sizes.sources });
+        let [cluster_ips4, cluster_ips6] =
+            IpFamily::ALL.map(|family| Fill { used: self.cluster_ips.used(family), max: self.sizes.cluster_ips });
         let services = u32::try_from(self.services.len()).unwrap_or(u32::MAX);
         Usage {
             frontends4,
@@ -210,6 +257,10 @@ impl Tables {
             slots6: Fill { used: slots6.used(), max: slots6.size() },
             live: Fill { used: lives.used(), max: lives.size() },
             services: Fill { used: services, max: self.sizes.services.saturating_sub(1) },
+            sources4,
+            sources6,
+            cluster_ips4,
+            cluster_ips6,
         }
     }
 }

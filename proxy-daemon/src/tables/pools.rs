@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,13 +10,19 @@ use proxy_common::{RowIndex, ServiceId};
 
 use super::{
     Error, Fill, Sizes,
+    by_family::ByFamily,
+    cluster_ips::ClusterIps,
     free::{Indices, Rest},
     lives::Lives,
     service::{LoadedSet, family},
     slots::Slots,
+    sources::Sources,
     wanted::Wanted,
 };
-use crate::model::{FrontendAddr, IpFamily};
+use crate::{
+    model::{FrontendAddr, IpFamily},
+    plan::Backend,
+};
 
 /// How long something rests that a program may have begun to read just before it was taken away: long enough for a virtual CPU that
 /// stands still.
@@ -32,6 +37,7 @@ pub(super) const IDS_REST: Rest = Rest { least: READERS_REST, wanted: Duration::
 const FRONTENDS_FLAG: &str = "--frontends";
 const BACKENDS_FLAG: &str = "--backends";
 const SERVICES_FLAG: &str = "--services";
+const SOURCES_FLAG: &str = "--source-ranges";
 
 /// The free part of each map.
 #[derive(Clone, Debug)]
@@ -47,8 +53,7 @@ pub(super) struct Pools {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Owners {
     by_frontend: BTreeMap<FrontendAddr, Owner>,
-    count4: u32,
-    count6: u32,
+    count: ByFamily<u32>,
 }
 
 /// Who has a frontend.
@@ -66,8 +71,9 @@ pub(super) struct Need {
     pub(super) ids: usize,
     pub(super) lives: usize,
     pub(super) rows: usize,
-    pub(super) frontends4: u32,
-    pub(super) frontends6: u32,
+    pub(super) frontends: ByFamily<u32>,
+    pub(super) sources: ByFamily<u32>,
+    pub(super) cluster_ips: ByFamily<u32>,
 }
 
 // === impl Pools ===
@@ -84,13 +90,27 @@ impl Pools {
     }
 
     /// Whether there is enough of all that is taken one by one.
-    pub(super) fn check(&self, need: &Need, owners: &Owners, sizes: Sizes, now: Instant) -> Result<(), Error> {
+    pub(super) fn check(
+        &self,
+        need: &Need,
+        (owners, sources, cluster_ips): (&Owners, &Sources, &ClusterIps),
+        sizes: Sizes,
+        now: Instant,
+    ) -> Result<(), Error> {
         let enough = |what, enough: bool, max, flag| if enough { Ok(()) } else { Err(Error::Full { what, max, flag }) };
-        let fits = |used: u32, more: u32| used.saturating_add(more) <= sizes.frontends;
         enough("services", need.ids <= self.ids.available(now), sizes.services.saturating_sub(1), SERVICES_FLAG)?;
         enough("backends", need.lives <= self.lives.available(now), self.lives.size(), BACKENDS_FLAG)?;
-        enough("IPv4 frontends", fits(owners.count4, need.frontends4), sizes.frontends, FRONTENDS_FLAG)?;
-        enough("IPv6 frontends", fits(owners.count6, need.frontends6), sizes.frontends, FRONTENDS_FLAG)?;
+        for (family, [frontends, networks, addresses]) in [
+            (IpFamily::V4, ["IPv4 frontends", "IPv4 source ranges", "IPv4 ClusterIPs"]),
+            (IpFamily::V6, ["IPv6 frontends", "IPv6 source ranges", "IPv6 ClusterIPs"]),
+        ] {
+            let fits = |used: u32, more: &ByFamily<u32>, max: u32| used.saturating_add(*more.of(family)) <= max;
+            let Sizes { sources: max_sources, cluster_ips: max_ips, .. } = sizes;
+            let Fill { used, max } = owners.fill(family, sizes);
+            enough(frontends, fits(used, &need.frontends, max), max, FRONTENDS_FLAG)?;
+            enough(networks, fits(sources.used(family), &need.sources, max_sources), max_sources, SOURCES_FLAG)?;
+            enough(addresses, fits(cluster_ips.used(family), &need.cluster_ips, max_ips), max_ips, FRONTENDS_FLAG)?;
+        }
         enough("frontend rows", need.rows <= self.rows.available(now), sizes.rows, FRONTENDS_FLAG)
     }
 
@@ -134,7 +154,7 @@ impl Pools {
         }
     }
 
-    fn take_set(&mut self, backends: &Arc<[SocketAddr]>, now: Instant) -> Result<LoadedSet, Error> {
+    fn take_set(&mut self, backends: &Arc<[Backend]>, now: Instant) -> Result<LoadedSet, Error> {
         let (what, slots) = match family(backends) {
             IpFamily::V4 => ("IPv4 backends", &mut self.slots4),
             IpFamily::V6 => ("IPv6 backends", &mut self.slots6),
@@ -167,17 +187,10 @@ impl Owners {
 
     /// How full the map of a family is.
     pub(super) fn fill(&self, family: IpFamily, sizes: Sizes) -> Fill {
-        let used = match family {
-            IpFamily::V4 => self.count4,
-            IpFamily::V6 => self.count6,
-        };
-        Fill { used, max: sizes.frontends }
+        Fill { used: *self.count.of(family), max: sizes.frontends }
     }
 
     fn count(&mut self, addr: &FrontendAddr) -> &mut u32 {
-        match IpFamily::of(addr.addr) {
-            IpFamily::V4 => &mut self.count4,
-            IpFamily::V6 => &mut self.count6,
-        }
+        self.count.of_mut(IpFamily::of(addr.addr))
     }
 }

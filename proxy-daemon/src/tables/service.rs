@@ -1,15 +1,24 @@
 //! What is loaded of one service port.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
-
-use proxy_common::{
-    Address as _, Backend, BackendRef, Family, FrontendRow, Port, Range, RangeWord, RowFlags, RowIndex, ServiceId, SlotRange,
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
 };
 
-use super::change::{Change, Scope};
+use ipnet::IpNet;
+use proxy_common::{
+    Address as _, Backend as Slot, BackendFlags, BackendRef, Family, FrontendRow, Port, Range, RangeWord, RowFlags, RowIndex, ServiceId,
+    SlotRange,
+};
+
+use super::{
+    change::{Change, Scope},
+    cluster_ips::Said,
+};
 use crate::{
     model::{FrontendAddr, IpFamily, ServicePortName},
-    plan::{BackendSet, FrontendKind, FrontendPlan},
+    plan::{Backend, BackendSet, FrontendKind, FrontendPlan},
 };
 
 /// The mirror of all rows of one service port.
@@ -22,13 +31,17 @@ pub(super) struct Service {
     /// The sets that are in slots: those that rows name and, so that they are known after a restart, the backends that are in none.
     pub(super) sets: Vec<LoadedSet>,
     pub(super) frontends: BTreeMap<FrontendAddr, Frontend>,
+    /// The networks that limited frontends let in.
+    pub(super) sources: BTreeSet<IpNet>,
+    /// What was said of ClusterIPs.
+    pub(super) cluster_ips: Said,
 }
 
 /// A backend set and its slots, which hold it in its order.
 #[derive(Clone, Debug)]
 pub(super) struct LoadedSet {
     /// Sorted, of one family, never empty.
-    pub(super) backends: Arc<[SocketAddr]>,
+    pub(super) backends: Arc<[Backend]>,
     pub(super) slots: SlotRange,
 }
 
@@ -52,7 +65,8 @@ pub(super) struct Content {
 impl Service {
     /// A service port of which nothing is loaded.
     pub(super) fn new(id: ServiceId, name: ServicePortName) -> Self {
-        Self { id, name, backends: Vec::new(), sets: Vec::new(), frontends: BTreeMap::new() }
+        let (frontends, sources, cluster_ips) = (BTreeMap::new(), BTreeSet::new(), Said::new());
+        Self { id, name, backends: Vec::new(), sets: Vec::new(), frontends, sources, cluster_ips }
     }
 
     /// This life of a backend, if it is one of ours.
@@ -62,12 +76,12 @@ impl Service {
     }
 
     /// The slots that hold a set.
-    pub(super) fn slots(&self, backends: &Arc<[SocketAddr]>) -> Option<SlotRange> {
+    pub(super) fn slots(&self, backends: &Arc<[Backend]>) -> Option<SlotRange> {
         self.sets.iter().find(|set| set.backends == *backends).map(|set| set.slots)
     }
 
     /// The set that slots of a family hold.
-    pub(super) fn set_at(&self, family: IpFamily, slots: SlotRange) -> Option<&Arc<[SocketAddr]>> {
+    pub(super) fn set_at(&self, family: IpFamily, slots: SlotRange) -> Option<&Arc<[Backend]>> {
         self.sets.iter().find(|set| set.family() == family && set.slots == slots).map(|set| &set.backends)
     }
 
@@ -80,11 +94,12 @@ impl Service {
         }
     }
 
-    fn rows<F: Family>(&self, set: &LoadedSet) -> Vec<Backend<F>> {
-        let row = |addr: &SocketAddr| {
-            Some(Backend::new(F::Addr::from_ip(addr.ip())?, Port::from_host(addr.port()), self.reference(*addr)?, self.id))
+    fn rows<F: Family>(&self, set: &LoadedSet) -> Vec<Slot<F>> {
+        let row = |backend: &Backend| {
+            let (ip, port) = (F::Addr::from_ip(backend.addr.ip())?, Port::from_host(backend.addr.port()));
+            Some(Slot::new(ip, port, flags(*backend), self.reference(backend.addr)?, self.id))
         };
-        set.backends.iter().map(|addr| row(addr).expect("backends of a set live and are of one family")).collect()
+        set.backends.iter().map(|backend| row(backend).expect("backends of a set live and are of one family")).collect()
     }
 
     /// What a frontend's row is to say. Its sets are in slots.
@@ -97,12 +112,7 @@ impl Service {
         Content {
             internal: range(&plan.internal),
             external: range(&plan.external),
-            flags: match plan.kind {
-                FrontendKind::ClusterIp => RowFlags::CLUSTER_IP,
-                FrontendKind::NodePort => RowFlags::NODE_PORT,
-                FrontendKind::ExternalIp => RowFlags::EXTERNAL_IP,
-                FrontendKind::LoadBalancerIp => RowFlags::LOAD_BALANCER_IP,
-            },
+            flags: row_flags(plan),
             affinity_secs: plan.affinity.map_or(0, |timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX)),
         }
     }
@@ -116,9 +126,39 @@ impl LoadedSet {
     }
 }
 
+/// What kind of frontend it is, and what else holds for its new flows.
+fn row_flags(plan: &FrontendPlan) -> RowFlags {
+    let kind = match plan.kind {
+        FrontendKind::ClusterIp => RowFlags::CLUSTER_IP,
+        FrontendKind::NodePort => RowFlags::NODE_PORT,
+        FrontendKind::ExternalIp => RowFlags::EXTERNAL_IP,
+        FrontendKind::LoadBalancerIp => RowFlags::LOAD_BALANCER_IP,
+    };
+    let rest = [
+        (plan.has_source_ranges, RowFlags::SOURCE_RANGES),
+        (plan.masquerade.internal, RowFlags::MASQUERADE_INTERNAL),
+        (plan.masquerade.external, RowFlags::MASQUERADE_EXTERNAL),
+    ];
+    rest.into_iter().filter(|(holds, _)| *holds).fold(kind, |flags, (_, flag)| flags.with(flag))
+}
+
 /// The family of a set.
-pub(super) fn family(backends: &[SocketAddr]) -> IpFamily {
-    backends.first().map_or(IpFamily::V4, |addr| IpFamily::of(addr.ip()))
+pub(super) fn family(backends: &[Backend]) -> IpFamily {
+    backends.first().map_or(IpFamily::V4, |backend| IpFamily::of(backend.addr.ip()))
+}
+
+/// What a slot says of a backend beside its address.
+fn flags(backend: Backend) -> BackendFlags {
+    if backend.is_elsewhere { BackendFlags::ELSEWHERE } else { BackendFlags::NONE }
+}
+
+/// The backend that a slot with these flags holds, unless it has one that is not known.
+pub(super) fn backend(addr: SocketAddr, flags: BackendFlags) -> Option<Backend> {
+    match flags {
+        BackendFlags::NONE => Some(Backend { addr, is_elsewhere: false }),
+        BackendFlags::ELSEWHERE => Some(Backend { addr, is_elsewhere: true }),
+        _ => None,
+    }
 }
 
 // === impl Frontend ===

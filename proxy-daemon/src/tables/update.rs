@@ -1,23 +1,27 @@
 //! Brings one service port to its plan: first what can fail, then the changes.
 //!
-//! The order of the changes makes every prefix valid: the name of the id; new lives; fresh slot ranges; new frontends, each with a row
-//! that is complete; then one store for each word that differs; then the removal of frontends that are gone; then the end of lives,
-//! which no published range names any more; then the name of an id that is gone.
+//! The order of the changes makes every prefix valid: the name of the id; new lives; fresh slot ranges; clients that are let in; ClusterIPs that
+//! refuse no more; new frontends, each with a row that is complete; then one store for each word that differs; then the removal of frontends that
+//! are gone; then ClusterIPs that refuse what is for no frontend; then clients that are let in no longer, and new frontends that were not for
+//! them either; then the end of lives, which no published range names any more; then the name of an id that is gone.
 
 use std::{mem, net::SocketAddr, time::Instant};
 
+use ipnet::IpNet;
 use proxy_common::{BackendRef, FrontendRef, RowIndex, ServiceId, ServiceRow};
 
 use super::{
     Error, Tables,
     change::Change,
+    cluster_ips::Said,
     pools::{Need, Owner},
     service::{Frontend, LoadedSet, Service},
+    sources,
     wanted::Wanted,
 };
 use crate::{
     model::{FrontendAddr, IpFamily, ServicePortName},
-    plan::ServicePlan,
+    plan::{FrontendPlan, ServicePlan},
 };
 
 impl Tables {
@@ -26,7 +30,7 @@ impl Tables {
         let wanted = Wanted::new(name, plan)?;
         let old = self.names.get(name).and_then(|id| self.services.get(id));
         let row = if old.is_none() { Some(name_row(name)?) } else { None };
-        self.pools.check(&self.need(old, plan, &wanted), &self.owners, self.sizes, now)?;
+        self.pools.check(&self.need(old, plan, &wanted), (&self.owners, &self.sources, &self.cluster_ips), self.sizes, now)?;
         let fresh = self.pools.take_sets(old.map_or(&[], |service| &service.sets), &wanted, now)?;
 
         let mut changes = Vec::new();
@@ -34,7 +38,14 @@ impl Tables {
         let ended = self.renew_backends(&mut service, &wanted.backends, now, &mut changes);
         changes.extend(fresh.iter().map(|set| service.fill(set)));
         self.renew_sets(&mut service, &wanted, fresh, now);
+        let shut_out = self.sources.renew(service.id, &mut service.sources, &plan.sources, &mut changes);
+        let said = mem::replace(&mut service.cluster_ips, plan.cluster_ips.clone());
+        self.cluster_ips.release(service.id, &said, &plan.cluster_ips, &mut changes);
+        self.insert_frontends(&mut service, plan, |frontend| !frontend.has_source_ranges, now, &mut changes);
         self.renew_frontends(&mut service, plan, now, &mut changes);
+        self.cluster_ips.claim(service.id, &said, &plan.cluster_ips, &mut changes);
+        self.sources.remove(service.id, &shut_out, &mut changes);
+        self.insert_frontends(&mut service, plan, |frontend| frontend.has_source_ranges, now, &mut changes);
         self.end_lives(ended, now, &mut changes);
         self.services.insert(service.id, service);
         Ok(changes)
@@ -45,7 +56,9 @@ impl Tables {
         let mut changes = Vec::new();
         let Some(id) = self.names.remove(name) else { return changes };
         let Some(service) = self.services.remove(&id) else { return changes };
+        self.cluster_ips.release(id, &service.cluster_ips, &Said::new(), &mut changes);
         self.remove_frontends(service.frontends, now, &mut changes);
+        self.sources.remove(id, &service.sources, &mut changes);
         self.end_lives(service.backends.into_iter().map(|(_, reference)| reference), now, &mut changes);
         for set in &service.sets {
             self.pools.retire(set, now);
@@ -63,11 +76,16 @@ impl Tables {
         need.lives = wanted.backends.iter().filter(|addr| !lives(addr)).count();
         for addr in plan.frontends.keys().filter(|addr| !is_loaded(addr)) {
             need.rows += 1;
-            match IpFamily::of(addr.addr) {
-                _ if self.owners.get(addr).is_some() => {}
-                IpFamily::V4 => need.frontends4 += 1,
-                IpFamily::V6 => need.frontends6 += 1,
+            if self.owners.get(addr).is_none() {
+                *need.frontends.of_mut(IpFamily::of(addr.addr)) += 1;
             }
+        }
+        let is_let_in = |network: &IpNet| old.is_some_and(|service| service.sources.contains(network));
+        for network in plan.sources.iter().filter(|network| !is_let_in(network)) {
+            *need.sources.of_mut(sources::family(network)) += 1;
+        }
+        for addr in plan.cluster_ips.keys().filter(|addr| !self.cluster_ips.has(addr)) {
+            *need.cluster_ips.of_mut(IpFamily::of(*addr)) += 1;
         }
         need
     }
@@ -80,7 +98,7 @@ impl Tables {
         let id = ServiceId(self.pools.ids.take(now).expect("room for the id was checked"));
         self.names.insert(name.clone(), id);
         changes.push(Change::Service { id, row });
-        Service::new(id, name.clone())
+        Service { sources: self.sources.adopt(id), ..Service::new(id, name.clone()) }
     }
 
     /// Begins the lives of new backends. Yields those that are to end. Both lists of backends are sorted.
@@ -117,15 +135,20 @@ impl Tables {
         }
     }
 
-    /// New frontends, then what differs in the rows of those that stay, then those that are gone.
-    fn renew_frontends(&mut self, service: &mut Service, plan: &ServicePlan, now: Instant, changes: &mut Vec<Change>) {
-        let mut updates = Vec::new();
-        for (addr, frontend) in &plan.frontends {
-            let content = service.content(frontend);
-            if let Some(frontend) = service.frontends.get_mut(addr) {
-                frontend.bring(&content, &mut updates);
+    /// Those of the new frontends that are meant.
+    fn insert_frontends(
+        &mut self,
+        service: &mut Service,
+        plan: &ServicePlan,
+        is_meant: fn(&FrontendPlan) -> bool,
+        now: Instant,
+        changes: &mut Vec<Change>,
+    ) {
+        for (addr, frontend) in plan.frontends.iter().filter(|(_, frontend)| is_meant(frontend)) {
+            if service.frontends.contains_key(addr) {
                 continue;
             }
+            let content = service.content(frontend);
             let row = RowIndex(self.pools.rows.take(now).expect("room for the rows was checked"));
             let frontend = Frontend::new(row, service.id, &content);
             changes.push(Change::Row { row, value: frontend.value });
@@ -134,7 +157,16 @@ impl Tables {
             self.owners.insert(*addr, Owner::Service(service.id));
             service.frontends.insert(*addr, frontend);
         }
-        changes.append(&mut updates);
+    }
+
+    /// What differs in the rows of the frontends that stay, then those that are gone.
+    fn renew_frontends(&mut self, service: &mut Service, plan: &ServicePlan, now: Instant, changes: &mut Vec<Change>) {
+        for (addr, frontend) in &plan.frontends {
+            let content = service.content(frontend);
+            if let Some(frontend) = service.frontends.get_mut(addr) {
+                frontend.bring(&content, changes);
+            }
+        }
         let gone = service.frontends.extract_if(.., |addr, _| !plan.frontends.contains_key(addr));
         self.remove_frontends(gone, now, changes);
     }

@@ -7,16 +7,16 @@ use proxy_common::SlotRange;
 use super::Error;
 use crate::{
     model::ServicePortName,
-    plan::{BackendSet, ServicePlan},
+    plan::{Backend, BackendSet, ServicePlan},
 };
 
 /// The sets and backends of a plan.
 pub(super) struct Wanted {
     /// The sets that frontends use, each once.
-    pub(super) sets: Vec<Arc<[SocketAddr]>>,
+    pub(super) sets: Vec<Arc<[Backend]>>,
     /// The backends that live but that no frontend uses. They are kept in slots that no row names: there a restarted daemon finds
     /// which backend a reference stands for.
-    pub(super) parked: Vec<Arc<[SocketAddr]>>,
+    pub(super) parked: Vec<Arc<[Backend]>>,
     /// Every backend that is to live, sorted.
     pub(super) backends: Vec<SocketAddr>,
 }
@@ -27,7 +27,7 @@ impl Wanted {
         if let Some(set) = sets.iter().find(|set| set.len() > SlotRange::MAX_COUNT as usize) {
             return Err(Error::TooManyBackends { name: name.clone(), count: set.len() });
         }
-        let mut backends: Vec<SocketAddr> = sets.iter().flat_map(|set| set.iter().copied()).collect();
+        let mut backends: Vec<SocketAddr> = sets.iter().flat_map(|set| set.iter().map(|backend| backend.addr)).collect();
         backends.sort();
         backends.dedup();
         let unused: Vec<SocketAddr> = plan.live.iter().copied().filter(|addr| backends.binary_search(addr).is_err()).collect();
@@ -39,13 +39,14 @@ impl Wanted {
     }
 }
 
-/// Backends of one family that no frontend uses, in pieces that fit into ranges.
-pub(super) fn parked_sets(backends: &[SocketAddr]) -> impl Iterator<Item = Arc<[SocketAddr]>> {
-    backends.chunks(SlotRange::MAX_COUNT as usize).map(Arc::from)
+/// Backends of one family that no frontend uses, in pieces that fit into ranges. Where they are counts for new flows only.
+pub(super) fn parked_sets(backends: &[SocketAddr]) -> impl Iterator<Item = Arc<[Backend]>> {
+    let parked = |addr: &SocketAddr| Backend { addr: *addr, is_elsewhere: false };
+    backends.chunks(SlotRange::MAX_COUNT as usize).map(move |piece| piece.iter().map(parked).collect())
 }
 
-fn distinct_sets(plan: &ServicePlan) -> Vec<Arc<[SocketAddr]>> {
-    let mut sets: Vec<Arc<[SocketAddr]>> = Vec::new();
+fn distinct_sets(plan: &ServicePlan) -> Vec<Arc<[Backend]>> {
+    let mut sets: Vec<Arc<[Backend]>> = Vec::new();
     for set in plan.frontends.values().flat_map(|frontend| [&frontend.internal, &frontend.external]) {
         if let BackendSet::Backends(backends) = set
             && !sets.contains(backends)

@@ -17,7 +17,7 @@ use proxy_ebpf::{
     parse::{Packet, parse},
     refuse::answer,
     translate::translate,
-    verdict::{Step, Stop, Verdict},
+    verdict::{News, Step, Stop, Verdict},
 };
 
 use crate::input::{Input, L3, LONGEST};
@@ -54,10 +54,10 @@ fn judge<F: Ip>(input: &Input, wire: Option<&Wire>) -> Law<()> {
             check_translation(&packet, wire, input)?;
             check_refusal(&packet, wire, &input.frame)
         }
-        (Err(Stop::Pass(Reason::Malformed | Reason::OtherProtocol | Reason::Fragment)), None) => Ok(()),
+        (Err(stop), None) if stop == Stop::pass(Reason::Malformed) || stop == Stop::ASIDE => Ok(()),
         (Ok(_), None) => Err("a packet was accepted that is none"),
-        (Err(Stop::Pass(_)), Some(_)) => Err("a good packet was not accepted"),
-        (Err(_), _) => Err("a packet was not passed, or for no reason that its bytes give"),
+        (Err(_), Some(_)) => Err("a good packet was not accepted"),
+        (Err(_), None) => Err("a packet was not passed, or for no reason that its bytes give"),
     }
 }
 
@@ -121,14 +121,14 @@ fn check_begun<F: Ip>(packet: &Packet<F>, to: &Tuple<F>, [old, new]: [(&[u8], &W
 
 fn check_refusal<F: Ip>(packet: &Packet<F>, wire: &Wire, frame: &[u8]) -> Law<()> {
     let mut ctx = Frame::new(frame);
-    let answered: Step<Reason> = answer(&mut ctx, packet);
+    let answered: Step<Reason> = answer(&mut ctx, packet, News::Refused);
     let refusal = match answered {
         Ok(reason) => (reason, refusal::check(frame, ctx.frame(), L3)?),
-        Err(Stop::Pass(Reason::Malformed)) => {
+        Err(stop) if stop == Stop::pass(Reason::Malformed) => {
             require(ctx.frame() == frame, "what passes was changed")?;
             return require(!wire.is_udp() && !refusal::is_whole_tcp(frame, wire), "a whole packet passes for malformed");
         }
-        Err(Stop::Drop(Reason::Unanswered)) => {
+        Err(stop) if stop == Stop::drop(Reason::Unanswered) => {
             return require(!refusal::may_be_told(frame, wire), "a client is not told");
         }
         Err(_) => return Err("a packet could not be refused"),

@@ -3,9 +3,11 @@
 use super::{ETH_LEN, PacketCtx, too_short};
 use crate::{
     csum::{Delta, replace},
-    verdict::Step,
+    forward::{Hop, Route},
+    ip::Ip,
+    verdict::{Step, Stop},
 };
-use proxy_common::reason::Reason;
+use proxy_common::{Protocol, Tuple, reason::Reason};
 
 /// An Ethernet frame in a buffer of `N` bytes, of which the first `len` are the frame.
 pub struct BufCtx<const N: usize> {
@@ -54,6 +56,29 @@ impl<const N: usize> PacketCtx for BufCtx<N> {
         Ok(self.read::<[u32; WORDS]>(offset)?.iter().map(|&word| u64::from(word)).sum())
     }
 
+    fn segment_len(&self, _: usize, end: usize, _: Protocol) -> Step<u16> {
+        Ok(end.wrapping_sub(ETH_LEN) as u16)
+    }
+
+    /// Nothing is sent on from here.
+    fn route<F: Ip>(&self, _: F::Addr, _: F::Addr, _: u16) -> Route {
+        Route::Nowhere
+    }
+
+    fn send_on(&mut self, _: &Hop) -> Step<()> {
+        Err(Stop::drop(Reason::NoRoute))
+    }
+
+    fn has_socket<F: Ip>(&self, _: &Tuple<F>, _: Protocol) -> bool {
+        false
+    }
+
+    fn take_port<F: Ip>(&self, _: u32, _: u32) -> bool {
+        false
+    }
+
+    fn note_change(&mut self, _: Delta) {}
+
     fn truncate(&mut self, len: u32) -> Step<()> {
         self.len = self.len.min(len as usize);
         Ok(())
@@ -62,7 +87,7 @@ impl<const N: usize> PacketCtx for BufCtx<N> {
     fn insert_before_l3(&mut self, len: u32) -> Step<()> {
         let len = len as usize;
         if self.len + len > N || self.len < ETH_LEN {
-            return Err(crate::verdict::Stop::Drop(Reason::RewriteFailed));
+            return Err(Stop::drop(Reason::RewriteFailed));
         }
         self.bytes.copy_within(ETH_LEN..self.len, ETH_LEN + len);
         self.len += len;

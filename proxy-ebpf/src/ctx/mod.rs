@@ -8,10 +8,12 @@ pub use buf::BufCtx;
 pub use tc::TcCtx;
 pub use xdp::XdpCtx;
 
-use proxy_common::reason::Reason;
+use proxy_common::{Protocol, Tuple, reason::Reason};
 
 use crate::{
     csum::Delta,
+    forward::{Hop, Route},
+    ip::Ip,
     verdict::{Step, Stop},
 };
 
@@ -42,6 +44,26 @@ pub trait PacketCtx {
 
     /// The one's complement sum of `WORDS` 32-bit words from `offset` on, not folded.
     fn sum<const WORDS: usize>(&self, offset: usize) -> Step<u64>;
+
+    /// How long a packet is from the network header on, or, of an aggregate of segments, each of them: it ends at `end`, and its transport
+    /// header is at `l4`.
+    fn segment_len(&self, l4: usize, end: usize, protocol: Protocol) -> Step<u16>;
+
+    /// Asks the kernel's routing for the way of a packet of `len` bytes, or of no length that matters.
+    fn route<F: Ip>(&self, src: F::Addr, dst: F::Addr, len: u16) -> Route;
+
+    /// Has the packet leave by a device.
+    fn send_on(&mut self, hop: &Hop) -> Step<()>;
+
+    /// Whether a socket of this node would take packets with this tuple.
+    fn has_socket<F: Ip>(&self, tuple: &Tuple<F>, protocol: Protocol) -> bool;
+
+    /// Takes a free source port of `count` from `first` on for the flow in the scratch room, and says whether there was one among those that
+    /// it tried.
+    fn take_port<F: Ip>(&self, first: u32, count: u32) -> bool;
+
+    /// Says that the packet's words have changed, and that no checksum among them makes up for it.
+    fn note_change(&mut self, delta: Delta);
 
     /// Cuts the packet to `len` bytes.
     fn truncate(&mut self, len: u32) -> Step<()>;
@@ -94,5 +116,5 @@ pub trait PacketCtx {
 /// The end of a packet whose bytes end too early.
 #[inline(always)]
 pub(crate) const fn too_short() -> Stop {
-    Stop::Pass(Reason::Malformed)
+    Stop::pass(Reason::Malformed)
 }

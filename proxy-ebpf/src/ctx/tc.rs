@@ -1,17 +1,24 @@
 //! A packet in tc: a socket buffer, of which the first part can be reached directly.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode},
+    bindings::{
+        __sk_buff, BPF_F_CURRENT_NETNS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
+        BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_REDIRECT, bpf_adj_room_mode,
+    },
     helpers::generated::{
-        bpf_csum_diff, bpf_csum_update, bpf_l4_csum_replace, bpf_probe_read_kernel, bpf_skb_adjust_room, bpf_skb_change_tail,
-        bpf_skb_pull_data,
+        bpf_csum_diff, bpf_csum_update, bpf_fib_lookup, bpf_l4_csum_replace, bpf_probe_read_kernel, bpf_redirect_neigh, bpf_sk_lookup_tcp,
+        bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
     },
 };
-use proxy_common::{CAST_PLACEHOLDER, reason::Reason};
+use proxy_common::{CAST_PLACEHOLDER, Protocol, Tuple, reason::Reason};
 
 use super::{ETH_LEN, PacketCtx, TRANSLATED_MARK, too_short};
 use crate::{
     csum::{Delta, replace, replace_begun},
+    forward::{Hop, Route},
+    ip::Ip,
     settings,
     verdict::{Step, Stop},
 };
@@ -24,6 +31,21 @@ const CHECKSUM_COMPLETE: u8 = 2;
 /// The sender has left the checksum to the device (`CHECKSUM_PARTIAL`).
 const CHECKSUM_PARTIAL: u8 = 3;
 
+/// Where a TCP header says how long it is.
+const TCP_DATA_OFFSET: usize = 12;
+const UDP_HEADER: usize = 8;
+const SCTP_HEADER: usize = 12;
+
+/// A question to the kernel's routing, and the answer (`struct bpf_fib_lookup`, linux/bpf.h), in words: the compiler calls a function to clear
+/// anything smaller.
+///
+/// * 0: the family in the first byte, and in the last two the packet's length; in the answer what fits, on kernels from 5.12 on
+/// * 1: the device by which the packet came in the first half; in the answer the one by which it leaves
+/// * 2 and 3: the source
+/// * 4 and 5: the destination; in the answer the next hop
+/// * 6 and 7: VLAN and hardware addresses, which nobody asks for
+struct Fib(MaybeUninit<[u64; 8]>);
+
 /// The kernel's `bpf_cast_to_kern_ctx`.
 type Cast = unsafe extern "C" fn(*mut __sk_buff) -> *const u8;
 
@@ -33,6 +55,15 @@ pub struct TcCtx<const L2: bool> {
 }
 
 impl<const L2: bool> TcCtx<L2> {
+    /// A socket buffer whose headers nobody is going to read.
+    ///
+    /// # Safety
+    /// `skb` is the context that the kernel gave to the program.
+    #[inline(always)]
+    pub const unsafe fn unread(skb: *mut __sk_buff) -> Self {
+        Self { skb }
+    }
+
     /// Makes the headers of a socket buffer reachable.
     ///
     /// # Safety
@@ -140,9 +171,71 @@ impl<const L2: bool> TcCtx<L2> {
     }
 }
 
+impl Fib {
+    #[inline(always)]
+    fn new<F: Ip>(src: F::Addr, dst: F::Addr, len: u16, ifindex: u32) -> Self {
+        let ([src, src_rest], [dst, dst_rest]) = (F::in_words(src), F::in_words(dst));
+        let first = in_one_word([in_one([F::AF, 0], [0, 0]), in_one([0, 0], len.to_ne_bytes())]);
+        let second = in_one_word([ifindex, 0]);
+        let mut fib = Self(MaybeUninit::uninit());
+        for (n, word) in [first, second, src, src_rest, dst, dst_rest, 0, 0].into_iter().enumerate() {
+            // SAFETY: one of eight words.
+            let place = unsafe { fib.0.as_mut_ptr().cast::<u64>().add(n) };
+            // SAFETY: as said; volatile, so that it is a store of its own.
+            unsafe { place.write_volatile(word) };
+        }
+        fib
+    }
+
+    #[inline(always)]
+    fn word(&self, n: usize) -> [u8; 8] {
+        // SAFETY: one of eight words.
+        let place = unsafe { self.0.as_ptr().cast::<u64>().add(n) };
+        // SAFETY: `new` has written it; volatile, because the kernel has written it again.
+        unsafe { place.read_volatile() }.to_ne_bytes()
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u16 {
+        let [.., a, b] = self.word(0);
+        u16::from_ne_bytes([a, b])
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        let [a, b, c, d, ..] = self.word(1);
+        u32::from_ne_bytes([a, b, c, d])
+    }
+
+    #[inline(always)]
+    fn hop(&self) -> Hop {
+        let [family, ..] = self.word(0);
+        let addr = [4, 5].map(|n| u64::from_ne_bytes(self.word(n)));
+        Hop { ifindex: self.ifindex(), family: u32::from(family), addr }
+    }
+}
+
+#[inline(always)]
+const fn in_one([a, b]: [u8; 2], [c, d]: [u8; 2]) -> u32 {
+    u32::from_ne_bytes([a, b, c, d])
+}
+
+#[inline(always)]
+fn in_one_word(halves: [u32; 2]) -> u64 {
+    bytemuck::cast(halves)
+}
+
+/// The largest packet that a device takes, by what the daemon knows of it.
+#[inline(always)]
+fn device_mtu<F: Ip>(ifindex: u32) -> u16 {
+    // SAFETY: the daemon replaces an entry as a whole.
+    let mtu = unsafe { F::snat().get(&ifindex) }.map_or(0, |source| source.mtu);
+    if mtu == 0 || mtu > 0xffff { u16::MAX } else { mtu as u16 }
+}
+
 #[inline(always)]
 const fn done(error: i64) -> Step<()> {
-    if error < 0 { Err(Stop::Drop(Reason::RewriteFailed)) } else { Ok(()) }
+    if error < 0 { Err(Stop::drop(Reason::RewriteFailed)) } else { Ok(()) }
 }
 
 impl<const L2: bool> PacketCtx for TcCtx<L2> {
@@ -198,6 +291,79 @@ impl<const L2: bool> PacketCtx for TcCtx<L2> {
         // SAFETY: `at` has checked the bounds; the length is a multiple of four, as the helper asks.
         let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, words.cast(), WORDS as u32 * 4, 0) };
         Ok(sum as u64 & 0xffff_ffff)
+    }
+
+    /// The kernel says of an aggregate how much payload each segment has.
+    #[inline(always)]
+    fn segment_len(&self, l4: usize, end: usize, protocol: Protocol) -> Step<u16> {
+        // SAFETY: as in `data`.
+        let payload = unsafe { (*self.skb).gso_size };
+        if payload == 0 {
+            return Ok(end.wrapping_sub(self.l3()) as u16);
+        }
+        let header = match protocol {
+            Protocol::Tcp => (self.read::<u8>(l4 + TCP_DATA_OFFSET)? >> 4) as usize * 4,
+            Protocol::Udp => UDP_HEADER,
+            Protocol::Sctp => SCTP_HEADER,
+        };
+        Ok((l4 - self.l3() + header + payload as usize) as u16)
+    }
+
+    #[inline(always)]
+    fn route<F: Ip>(&self, src: F::Addr, dst: F::Addr, len: u16) -> Route {
+        // SAFETY: as in `data`.
+        let mut fib = Fib::new::<F>(src, dst, len, unsafe { (*self.skb).ifindex });
+        // SAFETY: the context is the kernel's own, and the question lies on the stack.
+        let answer = unsafe { bpf_fib_lookup(self.skb.cast(), fib.0.as_mut_ptr().cast(), size_of::<Fib>() as i32, 0) };
+        // Kernels from 5.12 on have looked, and say what fits.
+        let said = fib.len();
+        let fits = if said == len { device_mtu::<F>(fib.ifindex()) } else { said };
+        match answer as u32 {
+            BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH if len > fits => Route::TooBig(fits),
+            BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => Route::By(fib.hop()),
+            BPF_FIB_LKUP_RET_NOT_FWDED => Route::Here,
+            BPF_FIB_LKUP_RET_FRAG_NEEDED => Route::TooBig(if fits < len { fits } else { F::LEAST_MTU }),
+            _ => Route::Nowhere,
+        }
+    }
+
+    #[inline(always)]
+    fn send_on(&mut self, hop: &Hop) -> Step<()> {
+        let [one, two, three, four] = bytemuck::cast::<_, [u32; 4]>(hop.addr);
+        let mut params = [hop.family, one, two, three, four];
+        // SAFETY: the parameters lie on the stack and have the length that is said (`struct bpf_redir_neigh`).
+        let action = unsafe { bpf_redirect_neigh(hop.ifindex, params.as_mut_ptr().cast(), size_of_val(&params) as i32, 0) };
+        if action == i64::from(TC_ACT_REDIRECT) { Ok(()) } else { Err(Stop::drop(Reason::NoRoute)) }
+    }
+
+    #[inline(always)]
+    fn has_socket<F: Ip>(&self, tuple: &Tuple<F>, protocol: Protocol) -> bool {
+        let (mut v4, mut v6) = ([0_u32; 3], [0_u32; 9]);
+        let (place, len) = F::sock_tuple(tuple, &mut v4, &mut v6);
+        let skb = self.skb.cast();
+        let sock = match protocol {
+            // SAFETY: the context is the kernel's own, and the tuple lies on the stack.
+            Protocol::Tcp => unsafe { bpf_sk_lookup_tcp(skb, place.cast(), len, BPF_F_CURRENT_NETNS as u64, 0) },
+            // SAFETY: as above.
+            Protocol::Udp => unsafe { bpf_sk_lookup_udp(skb, place.cast(), len, BPF_F_CURRENT_NETNS as u64, 0) },
+            Protocol::Sctp => core::ptr::null_mut(),
+        };
+        if sock.is_null() {
+            return false;
+        }
+        // SAFETY: a socket that the kernel has just given us, and that nobody uses afterwards.
+        unsafe { bpf_sk_release(sock.cast()) };
+        true
+    }
+
+    #[inline(always)]
+    fn take_port<F: Ip>(&self, first: u32, count: u32) -> bool {
+        F::take_port(self.skb, first, count)
+    }
+
+    #[inline(always)]
+    fn note_change(&mut self, delta: Delta) {
+        self.change_sum(delta);
     }
 
     #[inline(always)]

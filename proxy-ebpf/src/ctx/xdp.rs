@@ -4,11 +4,13 @@ use aya_ebpf::{
     bindings::xdp_md,
     helpers::generated::{bpf_xdp_adjust_meta, bpf_xdp_adjust_tail},
 };
-use proxy_common::{Port, reason::Reason};
+use proxy_common::{Port, Protocol, Tuple, reason::Reason};
 
 use super::{ETH_LEN, PacketCtx, TRANSLATED_MARK, too_short};
 use crate::{
     csum::{Delta, replace},
+    forward::{Hop, Route},
+    ip::Ip,
     verdict::{Step, Stop},
 };
 
@@ -93,17 +95,46 @@ impl PacketCtx for XdpCtx {
     }
 
     #[inline(always)]
+    fn segment_len(&self, _: usize, end: usize, _: Protocol) -> Step<u16> {
+        Ok(end.wrapping_sub(ETH_LEN) as u16)
+    }
+
+    /// Nothing is sent on from here.
+    #[inline(always)]
+    fn route<F: Ip>(&self, _: F::Addr, _: F::Addr, _: u16) -> Route {
+        Route::Nowhere
+    }
+
+    #[inline(always)]
+    fn send_on(&mut self, _: &Hop) -> Step<()> {
+        Err(Stop::drop(Reason::NoRoute))
+    }
+
+    #[inline(always)]
+    fn has_socket<F: Ip>(&self, _: &Tuple<F>, _: Protocol) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn take_port<F: Ip>(&self, _: u32, _: u32) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn note_change(&mut self, _: Delta) {}
+
+    #[inline(always)]
     fn truncate(&mut self, len: u32) -> Step<()> {
         let change = len as i32 - self.len() as i32;
         // SAFETY: the context is the kernel's own.
         let error = unsafe { bpf_xdp_adjust_tail(self.xdp, change) };
-        if error != 0 { Err(Stop::Drop(Reason::RewriteFailed)) } else { Ok(()) }
+        if error != 0 { Err(Stop::drop(Reason::RewriteFailed)) } else { Ok(()) }
     }
 
     /// Frames are not answered in XDP: what has no backends is left to tc.
     #[inline(always)]
     fn insert_before_l3(&mut self, _: u32) -> Step<()> {
-        Err(Stop::Drop(Reason::RewriteFailed))
+        Err(Stop::drop(Reason::RewriteFailed))
     }
 }
 

@@ -54,7 +54,7 @@ fn say<F: Ip, const L2: bool>(skb: *mut __sk_buff, end: u32) {
         info!(&ctx, "{} a packet", end);
         return;
     };
-    let protocol = if packet.protocol == Protocol::Tcp { "TCP" } else { "UDP" };
+    let protocol = protocol(packet.protocol);
     let (src, dst) = (packet.tuple.src, packet.tuple.dst);
     let (from, to) = (packet.tuple.src_port.to_host(), packet.tuple.dst_port.to_host());
     if F::IPV6 {
@@ -76,13 +76,35 @@ where
     bytemuck::try_cast(addr).unwrap_or([0; N])
 }
 
+/// A protocol's name, from a table for the same reason as below.
+#[inline(always)]
+fn protocol(protocol: Protocol) -> &'static str {
+    // SAFETY: a reference to a local is valid.
+    let row = unsafe { core::ptr::read_volatile(&raw const protocol) } as usize >> 4 & 15;
+    // SAFETY: made of whole strings.
+    PROTOCOLS.get(row).map_or("", |name| unsafe { core::str::from_utf8_unchecked(name) })
+}
+
+/// By the upper half of the protocol's number.
+static PROTOCOLS: [[u8; 4]; 16] = protocols();
+
+#[expect(clippy::indexing_slicing, reason = "done by the compiler, which finds out")]
+const fn protocols() -> [[u8; 4]; 16] {
+    let mut names = [*b"    "; 16];
+    names[Protocol::Tcp as usize >> 4] = *b" TCP";
+    names[Protocol::Udp as usize >> 4] = *b" UDP";
+    names[Protocol::Sctp as usize >> 4] = *b"SCTP";
+    names
+}
+
 /// The words for an end, filled up with spaces: a column of the log.
 ///
 /// All are of one length and in one table, so that there is one way through the code that copies them, and not one for each.
 #[inline(always)]
 fn text(end: End) -> &'static str {
     let row = match end.reason() {
-        None => end.0,
+        None if end == End::REFLECTED || end == End::SENT_ON => end.0,
+        None => End::TRANSLATED.0,
         Some(reason) if end.is_drop() => FIRST_DROPPED + reason,
         Some(reason) => FIRST_PASSED + reason,
     };
@@ -96,7 +118,7 @@ fn text(end: End) -> &'static str {
 const TEXT_LEN: usize = 36;
 /// As many as there are reasons, twice, and more: a power of two.
 const ROWS: usize = 128;
-const FIRST_PASSED: u32 = 2;
+const FIRST_PASSED: u32 = 3;
 const FIRST_DROPPED: u32 = FIRST_PASSED + Reason::COUNT;
 
 static TEXTS: [[u8; TEXT_LEN]; ROWS] = texts();
@@ -106,6 +128,7 @@ const fn texts() -> [[u8; TEXT_LEN]; ROWS] {
     let mut texts = [[b' '; TEXT_LEN]; ROWS];
     texts[End::TRANSLATED.0 as usize] = joined("goes on translated", "");
     texts[End::REFLECTED.0 as usize] = joined("goes back", "");
+    texts[End::SENT_ON.0 as usize] = joined("is sent on", "");
     let mut index = 0;
     while index < Reason::ALL.len() {
         let name = Reason::ALL[index].name();

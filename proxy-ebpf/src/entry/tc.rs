@@ -3,19 +3,20 @@
 //! The verdict lets other programs on the device see the packet: -1 is `TCX_NEXT` for tcx and `TC_ACT_UNSPEC` for clsact.
 
 use aya_ebpf::{
-    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    bindings::{__sk_buff, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC},
     helpers::generated::{bpf_jiffies64, bpf_redirect},
     macros::classifier,
     programs::TcContext,
 };
-use proxy_common::{Port, V4, V6, reason::Reason};
+use proxy_common::{Port, Side, V4, V6, reason::Reason};
 use proxy_ebpf::{
-    counters::count,
+    counters::{count, count_index},
     ctx::{PacketCtx, TcCtx},
+    forward,
     frontend::Scope,
     ip::Ip,
-    path,
-    verdict::{End, Step, Stop, Verdict},
+    path, refuse,
+    verdict::{End, News, Step, Verdict},
 };
 
 /// A pod's packet on its way in.
@@ -67,9 +68,14 @@ pub(crate) fn clock(_: TcContext) -> i32 {
     unsafe { bpf_jiffies64() as i32 }
 }
 
-/// The pipeline of a hook.
+/// The pipelines of a hook.
 trait Way {
+    /// Where clients are whose flows begin here, if any do.
+    const SCOPE: Option<Scope>;
+
     fn walk<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict>;
+
+    fn walk_rare<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict>;
 }
 
 /// From a pod towards a service.
@@ -80,23 +86,44 @@ struct External;
 struct Out;
 
 impl Way for Internal {
+    const SCOPE: Option<Scope> = Some(Scope::Internal);
+
     #[inline(always)]
     fn walk<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
-        path::to_backend::<F, C>(ctx, Scope::Internal)
+        path::to_backend::<F, C>(ctx)
+    }
+
+    #[inline(always)]
+    fn walk_rare<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
+        path::rare_to_backend::<F, C>(ctx)
     }
 }
 
 impl Way for External {
+    const SCOPE: Option<Scope> = Some(Scope::External);
+
     #[inline(always)]
     fn walk<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
-        path::to_backend::<F, C>(ctx, Scope::External)
+        path::to_backend::<F, C>(ctx)
+    }
+
+    #[inline(always)]
+    fn walk_rare<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
+        path::rare_to_backend::<F, C>(ctx)
     }
 }
 
 impl Way for Out {
+    const SCOPE: Option<Scope> = None;
+
     #[inline(always)]
     fn walk<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
         path::from_backend::<F, C>(ctx)
+    }
+
+    #[inline(always)]
+    fn walk_rare<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
+        path::rare_from_backend::<F, C>(ctx)
     }
 }
 
@@ -112,24 +139,123 @@ fn run<W: Way, const L2: bool>(skb: *mut __sk_buff) -> i32 {
     }
 }
 
+/// The whole way of a packet: what its first function leaves to do is done by the next.
 #[inline(always)]
 fn walked<F: Ip, W: Way, const L2: bool>(skb: *mut __sk_buff) -> i32 {
-    let end = End(walk::<F, W, L2>(skb));
+    let mut end = End(walk::<F, W, L2>(skb));
+    if end == End::ASIDE {
+        end = End(aside::<F, L2>(skb, W::SCOPE.is_some()));
+    }
+    if end == End::RARE {
+        end = End(walk_rare::<F, W, L2>(skb));
+    }
+    if end == End::RELATED {
+        end = End(related::<F, L2>(skb, W::SCOPE.is_some()));
+    }
+    if let Some(scope) = W::SCOPE {
+        if end == End::UNKNOWN {
+            end = End(choose::<F, L2>(skb, scope == Scope::Internal));
+        }
+        if end == End::STAND_IN {
+            end = End(stand_in::<F, L2>(skb));
+        }
+        if end == End::CHOSEN {
+            end = End(begin::<F, L2>(skb));
+        }
+        if end == End::SEND_ON {
+            end = End(send_on::<F, L2>(skb));
+        }
+    }
+    if end == End::TRANSLATE {
+        end = End(translate::<F, L2>(skb));
+    }
+    if end.news().is_some() {
+        end = End(tell::<F, L2>(skb, end.0));
+    }
     #[cfg(feature = "log")]
     super::log::packet::<F, L2>(skb, end);
     act(skb, end)
 }
 
-/// The way of one family's packets; yields an [`End`]. A function of its own, because the compiler does not let two families' values share
-/// their places on the stack, which holds 512 bytes. It takes the context and returns a number: nothing else may cross such a border.
+// Functions of their own for the sake of the stack, which holds 512 bytes, and of the verifier's patience. Each takes the context and returns the
+// number of an [`End`]: nothing else may cross such a border.
+
+/// The way of packets of known flows.
 #[inline(never)]
 fn walk<F: Ip, W: Way, const L2: bool>(skb: *mut __sk_buff) -> u32 {
+    with_packet::<L2>(skb, |ctx| W::walk::<F, _>(ctx))
+}
+
+/// Tells what is not common apart, and has later fragments follow the first.
+#[inline(never)]
+fn aside<F: Ip, const L2: bool>(skb: *mut __sk_buff, is_ingress: bool) -> u32 {
+    with_packet::<L2>(skb, |ctx| path::aside::<F, _>(ctx, side(is_ingress)))
+}
+
+/// The way of rare packets with ports.
+#[inline(never)]
+fn walk_rare<F: Ip, W: Way, const L2: bool>(skb: *mut __sk_buff) -> u32 {
+    with_packet::<L2>(skb, |ctx| W::walk_rare::<F, _>(ctx))
+}
+
+/// The way of errors about packets of flows, and of what is for nobody in a network of Services.
+#[inline(never)]
+fn related<F: Ip, const L2: bool>(skb: *mut __sk_buff, is_ingress: bool) -> u32 {
+    with_packet::<L2>(skb, |ctx| path::related::<F, _>(ctx, side(is_ingress)))
+}
+
+#[inline(always)]
+fn side(is_ingress: bool) -> Side {
+    if is_ingress { Side::Ingress } else { Side::Egress }
+}
+
+/// Finds out where a packet of no known flow goes.
+#[inline(never)]
+fn choose<F: Ip, const L2: bool>(skb: *mut __sk_buff, is_internal: bool) -> u32 {
+    let scope = if is_internal { Scope::Internal } else { Scope::External };
+    with_packet::<L2>(skb, |ctx| Err(path::choose::<F, _>(ctx, scope)))
+}
+
+/// Begins a flow.
+#[inline(never)]
+fn begin<F: Ip, const L2: bool>(skb: *mut __sk_buff) -> u32 {
+    with_packet::<L2>(skb, |ctx| Err(path::begin::<F, _>(ctx)))
+}
+
+/// Begins a flow whose client the node stands in for.
+#[inline(never)]
+fn stand_in<F: Ip, const L2: bool>(skb: *mut __sk_buff) -> u32 {
+    with_packet::<L2>(skb, |ctx| Err(path::stand_in::<F, _>(ctx)))
+}
+
+/// Gives a packet the tuple that one of the functions above has found.
+#[inline(never)]
+fn translate<F: Ip, const L2: bool>(skb: *mut __sk_buff) -> u32 {
+    with_packet::<L2>(skb, |ctx| path::translate_left::<F, _>(ctx))
+}
+
+/// Sends a packet of a flow under the node's address on.
+#[inline(never)]
+fn send_on<F: Ip, const L2: bool>(skb: *mut __sk_buff) -> u32 {
+    with_packet::<L2>(skb, |ctx| forward::send_on::<F, _>(ctx))
+}
+
+/// Tells a packet's sender what has become of it.
+#[inline(never)]
+fn tell<F: Ip, const L2: bool>(skb: *mut __sk_buff, end: u32) -> u32 {
+    let news = End(end).news().unwrap_or(News::Refused);
+    with_packet::<L2>(skb, |ctx| refuse::tell::<F, _>(ctx, news))
+}
+
+/// Makes a packet's headers reachable, and counts the reason for which it is passed or dropped.
+#[inline(always)]
+fn with_packet<const L2: bool>(skb: *mut __sk_buff, work: impl FnOnce(&mut TcCtx<L2>) -> Step<Verdict>) -> u32 {
     // SAFETY: the context that the kernel gave to the program.
-    let ended = unsafe { TcCtx::<L2>::new(skb) }.and_then(|mut ctx| W::walk::<F, _>(&mut ctx));
-    if let Err(Stop::Pass(reason) | Stop::Drop(reason)) = ended {
-        count(reason);
+    let end = End::new(unsafe { TcCtx::<L2>::new(skb) }.and_then(|mut ctx| work(&mut ctx)));
+    if let Some(reason) = end.reason() {
+        count_index(reason);
     }
-    End::new(ended).0
+    end.0
 }
 
 /// Turns the end of a packet's way into what the kernel is to do.
@@ -142,6 +268,7 @@ fn act(skb: *mut __sk_buff, end: End) -> i32 {
             // SAFETY: a helper that takes numbers only.
             unsafe { bpf_redirect(ifindex, 0) as i32 }
         }
+        End::SENT_ON => TC_ACT_REDIRECT,
         end if end.is_drop() => TC_ACT_SHOT,
         _ => TC_ACT_UNSPEC,
     }

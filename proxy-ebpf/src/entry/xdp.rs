@@ -12,9 +12,10 @@ use proxy_common::{V4, V6, reason::Reason};
 use proxy_ebpf::{
     counters::count,
     ctx::XdpCtx,
+    frontend::Scope,
     ip::Ip,
     path,
-    verdict::{Stop, Verdict},
+    verdict::{End, Step, Stop, Verdict},
 };
 
 /// A frame from outside the node.
@@ -22,27 +23,54 @@ use proxy_ebpf::{
 pub(crate) fn uplink_xdp(ctx: XdpContext) -> u32 {
     // SAFETY: the context that the kernel gave to the program.
     match unsafe { XdpCtx::new(ctx.ctx) }.ethertype() {
-        Ok(V4::ETHERTYPE) => walk::<V4>(ctx.ctx),
-        Ok(V6::ETHERTYPE) => walk::<V6>(ctx.ctx),
+        Ok(V4::ETHERTYPE) => walked::<V4>(ctx.ctx),
+        Ok(V6::ETHERTYPE) => walked::<V6>(ctx.ctx),
         _ => xdp_action::XDP_PASS,
     }
 }
 
-/// The way of one family's frames. A function of its own for the sake of the stack, as in tc.
+/// The way of one family's frames.
+#[inline(always)]
+fn walked<F: Ip>(xdp: *mut xdp_md) -> u32 {
+    let mut end = End(walk::<F>(xdp));
+    if end == End::UNKNOWN {
+        end = End(choose::<F>(xdp));
+    }
+    if end == End::CHOSEN {
+        end = End(begin::<F>(xdp));
+    }
+    if end == End::TRANSLATED {
+        count(Reason::XdpTranslated);
+        // SAFETY: the context that the kernel gave to the program.
+        unsafe { XdpCtx::new(xdp) }.mark();
+    } else if end == End::new(Err(Stop::drop(Reason::RewriteFailed))) {
+        count(Reason::RewriteFailed);
+        return xdp_action::XDP_DROP;
+    }
+    xdp_action::XDP_PASS
+}
+
+// Functions of their own, as in tc.
+
 #[inline(never)]
 fn walk<F: Ip>(xdp: *mut xdp_md) -> u32 {
+    with_frame(xdp, |ctx| path::early::<F, _>(ctx))
+}
+
+#[inline(never)]
+fn choose<F: Ip>(xdp: *mut xdp_md) -> u32 {
+    with_frame(xdp, |ctx| Err(path::choose::<F, _>(ctx, Scope::External)))
+}
+
+#[inline(never)]
+fn begin<F: Ip>(xdp: *mut xdp_md) -> u32 {
+    with_frame(xdp, |ctx| path::begin_early::<F, _>(ctx))
+}
+
+#[inline(always)]
+fn with_frame(xdp: *mut xdp_md, work: impl FnOnce(&mut XdpCtx) -> Step<Verdict>) -> u32 {
+    // The compiler would have the caller read the frame's bounds and hand them over, which the verifier takes for numbers then.
+    let xdp = core::hint::black_box(xdp);
     // SAFETY: the context that the kernel gave to the program.
-    let mut ctx = unsafe { XdpCtx::new(xdp) };
-    match path::early::<F, _>(&mut ctx) {
-        Ok(Verdict::Continue) => {
-            count(Reason::XdpTranslated);
-            ctx.mark();
-            xdp_action::XDP_PASS
-        }
-        Err(Stop::Drop(reason)) => {
-            count(reason);
-            xdp_action::XDP_DROP
-        }
-        Ok(Verdict::Reflect) | Err(Stop::Pass(_)) => xdp_action::XDP_PASS,
-    }
+    End::new(work(&mut unsafe { XdpCtx::new(xdp) })).0
 }

@@ -3,11 +3,14 @@
 mod v4;
 mod v6;
 
-use proxy_common::{Family, Protocol, Tuple};
+use aya_ebpf::bindings::__sk_buff;
+use proxy_common::{Family, Port, Tuple};
 
 use crate::{
+    affinity::Question,
+    csum::Delta,
     ctx::PacketCtx,
-    maps::{Backends, Flows, Frontends, Scratches, Snat},
+    maps::{Affinities, Backends, ClusterIps, Flows, Fragments, Frontends, Scratches, ServiceNetworks, Snat, Sources},
     verdict::Step,
 };
 
@@ -18,12 +21,25 @@ pub struct L3<F: Family> {
     pub src: F::Addr,
     /// The destination address.
     pub dst: F::Addr,
-    /// The transport protocol.
-    pub protocol: Protocol,
-    /// The offset of the transport header.
+    /// The number of the transport protocol.
+    pub protocol: u8,
+    /// The offset of what follows the network header.
     pub l4: usize,
     /// Where the packet ends by its network header. What follows there is padding.
     pub end: usize,
+    /// Which piece of its datagram the packet is.
+    pub piece: Piece,
+}
+
+/// Which piece of a datagram a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// All of it.
+    Whole,
+    /// Its first fragment, with the transport header; of the datagram with this identification.
+    First(u32),
+    /// Another fragment of the datagram with this identification.
+    Later(u32),
 }
 
 /// An address family as the packet path needs it.
@@ -34,16 +50,44 @@ pub trait Ip: Family {
     const IPV6: bool;
     /// The length of a header without options.
     const HEADER: usize;
+    /// The number of the family for the kernel.
+    const AF: u8;
     /// The protocol number of this family's ICMP.
     const ICMP: u8;
     /// Type and code of ICMP's port unreachable (RFC 792, RFC 4443).
     const PORT_UNREACHABLE: [u8; 2];
+    /// Type and code of ICMP's packet too big, or fragmentation needed (RFC 1191, RFC 4443).
+    const TOO_BIG: [u8; 2];
+    /// Type and code of ICMP's time exceeded in transit.
+    const TIME_EXCEEDED: [u8; 2];
+
+    /// Whether an ICMP type is that of an error, which quotes the packet that it is about.
+    fn is_icmp_error(kind: u8) -> bool;
+
+    /// Whether what a header announces is more of the network header: an extension header.
+    fn is_option(protocol: u8) -> bool;
+
+    /// Whether an ICMP type is that of a redirect.
+    fn is_icmp_redirect(kind: u8) -> bool;
 
     /// Whether an address is that of a single machine, which may be told of an error (RFC 1122 section 3.2.2, RFC 4443 section 2.4).
     fn is_single(addr: Self::Addr) -> bool;
 
-    /// Reads the network header.
-    fn read_l3<C: PacketCtx>(ctx: &C) -> Step<L3<Self>>;
+    /// Reads the network header. `FRAGMENTS` says whether any piece of a datagram will do; if not, all but whole ones go aside.
+    fn read_l3<C: PacketCtx, const FRAGMENTS: bool>(ctx: &C) -> Step<L3<Self>>;
+
+    /// Reads a network header at `offset` that an ICMP error quotes. Of one that is followed by anything but a transport header, such as a
+    /// later fragment, or an extension header of IPv6, there is none.
+    fn read_quoted<C: PacketCtx>(ctx: &C, offset: usize) -> Step<L3<Self>>;
+
+    /// Writes other addresses into the network header at `offset`, and corrects its checksum: the change of the header's words.
+    fn write_addrs_at<C: PacketCtx>(ctx: &mut C, offset: usize, old: &Tuple<Self>, new: &Tuple<Self>) -> Step<Delta>;
+
+    /// How many more routers the packet may go through.
+    fn hops_left<C: PacketCtx>(ctx: &C) -> Step<u8>;
+
+    /// Counts this node as one of them.
+    fn take_hop<C: PacketCtx>(ctx: &mut C) -> Step<()>;
 
     /// Writes other addresses into the network header, and corrects its checksum.
     fn write_addrs<C: PacketCtx>(ctx: &mut C, old: &Tuple<Self>, new: &Tuple<Self>) -> Step<()>;
@@ -57,6 +101,24 @@ pub trait Ip: Family {
     /// The sum of the pseudo header that this family's ICMP has in its checksum.
     fn icmp_pseudo_sum(src: Self::Addr, dst: Self::Addr, payload: u16) -> u64;
 
+    /// The smallest MTU of any link.
+    const LEAST_MTU: u16;
+
+    /// An address as the kernel's routing takes it: sixteen bytes, of which IPv4 uses the first four.
+    fn in_words(addr: Self::Addr) -> [u64; 2];
+
+    /// A tuple as the kernel's sockets are looked up by (`struct bpf_sock_tuple`), in the place for this family.
+    fn sock_tuple<'a>(tuple: &Tuple<Self>, v4: &'a mut [u32; 3], v6: &'a mut [u32; 9]) -> (*mut u32, u32);
+
+    /// [`answer`](crate::affinity::answer) as a function by itself, which the verifier looks at once.
+    fn affinity_slot(question: Question) -> u32;
+
+    /// [`take_port`](crate::flow::take_port) as a function by itself, which the verifier looks at once.
+    fn take_port(skb: *mut __sk_buff, first: u32, count: u32) -> bool;
+
+    /// 1 if one address and port come before another, as numbers, and else 0; computed without a branch.
+    fn is_before(one: (Self::Addr, Port), other: (Self::Addr, Port)) -> u32;
+
     /// The family's frontends.
     fn frontends() -> &'static Frontends<Self>;
     /// The family's backend slots.
@@ -65,8 +127,30 @@ pub trait Ip: Family {
     fn flows() -> &'static Flows<Self>;
     /// Scratch room.
     fn scratch() -> &'static Scratches<Self>;
-    /// The node's own address.
+    /// The node's own addresses.
     fn snat() -> &'static Snat<Self>;
+    /// Who may use load balancer addresses.
+    fn sources() -> &'static Sources<Self>;
+    /// Session affinity.
+    fn affinities() -> &'static Affinities<Self>;
+    /// Datagrams in fragments.
+    fn fragments() -> &'static Fragments<Self>;
+    /// Services' addresses beyond their ports.
+    fn cluster_ips() -> &'static ClusterIps<Self>;
+    /// The networks that Services have their addresses from.
+    fn networks() -> &'static ServiceNetworks<Self>;
+}
+
+/// 1 if `a` is less than `b`, and else 0, without a branch: the borrow of the subtraction.
+#[inline(always)]
+fn is_less(a: u64, b: u64) -> u64 {
+    (!a & b | (!a | b) & a.wrapping_sub(b)) >> 63
+}
+
+/// Two ports as they follow each other in memory.
+#[inline(always)]
+fn port_pair(first: Port, second: Port) -> u32 {
+    bytemuck::cast([first, second])
 }
 
 /// The same offset, but the compiler does not know what it was made of.

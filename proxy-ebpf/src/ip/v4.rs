@@ -1,13 +1,16 @@
 //! IPv4 (RFC 791).
 
+use aya_ebpf::bindings::__sk_buff;
 use bytemuck::{Pod, Zeroable};
-use proxy_common::{Addr4, Address as _, Port, Protocol, Tuple, V4, reason::Reason};
+use proxy_common::{Addr4, Address as _, Port, RangeWord, Tuple, V4, reason::Reason};
 
-use super::{Ip, L3, opaque};
+use super::{Ip, L3, Piece, is_less, opaque, port_pair};
 use crate::{
+    affinity::{self, Question},
     csum::{Delta, fold16, replace},
-    ctx::PacketCtx,
-    maps::{self, Backends, Flows, Frontends, Scratches, Snat},
+    ctx::{PacketCtx, TcCtx},
+    flow,
+    maps::{self, Affinities, Backends, ClusterIps, Flows, Fragments, Frontends, Scratches, ServiceNetworks, Snat, Sources},
     verdict::{Step, Stop},
 };
 
@@ -27,17 +30,73 @@ struct Header {
     dst: Addr4,
 }
 
-/// More fragments, or an offset other than zero.
-const FRAGMENT: u16 = 0x3fff;
+/// Flags and offset of a fragment: "more fragments" in the first byte, and the offset.
+const MORE_FRAGMENTS: u16 = 0x2000;
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+const TTL: usize = 8;
 const CHECKSUM: usize = 10;
 const ADDRS: usize = 12;
+
+impl Header {
+    /// What the header at `offset` says. `l4` is the offset of what follows it.
+    #[inline(always)]
+    fn l3(&self, offset: usize) -> Step<L3<V4>> {
+        let words = usize::from(self.version_ihl & 0xf);
+        if self.version_ihl >> 4 != 4 || words < 5 {
+            return Err(Stop::pass(Reason::Malformed));
+        }
+        let l4 = if words == 5 { offset + V4::HEADER } else { opaque(offset + words * 4) };
+        let end = offset + usize::from(self.total_len.to_host());
+        let (field, id) = (self.fragment.to_host(), u32::from(self.id));
+        let piece = match (field & FRAGMENT_OFFSET, field & MORE_FRAGMENTS) {
+            (0, 0) => Piece::Whole,
+            (0, _) => Piece::First(id),
+            _ => Piece::Later(id),
+        };
+        Ok(L3 { src: self.src, dst: self.dst, protocol: self.protocol, l4, end, piece })
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn affinity_slot_v4(client: u64, rest: u64, service_secs: u64, range: u64, chosen: u32) -> u32 {
+    let question = Question { client: [client, rest], service_secs, range: RangeWord(range), chosen };
+    affinity::answer::<V4>(bytemuck::cast(client as u32), &question)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn take_port_v4(skb: *mut __sk_buff, first: u32, count: u32) -> u32 {
+    // SAFETY: the context that the kernel gave to the program.
+    let ctx = unsafe { TcCtx::<true>::unread(skb) };
+    u32::from(flow::take_port::<V4, _>(&ctx, first, count))
+}
 
 impl Ip for V4 {
     const ETHERTYPE: u16 = 0x0800;
     const IPV6: bool = false;
     const HEADER: usize = 20;
+    const AF: u8 = 2;
     const ICMP: u8 = 1;
     const PORT_UNREACHABLE: [u8; 2] = [3, 3];
+    const TOO_BIG: [u8; 2] = [3, 4];
+    const TIME_EXCEEDED: [u8; 2] = [11, 0];
+
+    /// Destination unreachable, source quench, redirect, time exceeded, parameter problem (RFC 1122 section 3.2.2).
+    #[inline(always)]
+    fn is_icmp_error(kind: u8) -> bool {
+        matches!(kind, 3 | 4 | 5 | 11 | 12)
+    }
+
+    #[inline(always)]
+    fn is_option(_: u8) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn is_icmp_redirect(kind: u8) -> bool {
+        kind == 5
+    }
 
     #[inline(always)]
     fn is_single(addr: Addr4) -> bool {
@@ -47,28 +106,45 @@ impl Ip for V4 {
     }
 
     #[inline(always)]
-    fn read_l3<C: PacketCtx>(ctx: &C) -> Step<L3<Self>> {
-        let header = ctx.read::<Header>(ctx.l3())?;
-        let words = usize::from(header.version_ihl & 0xf);
-        if header.version_ihl >> 4 != 4 || words < 5 {
-            return Err(Stop::Pass(Reason::Malformed));
-        }
-        if header.fragment.to_host() & FRAGMENT != 0 {
-            return Err(Stop::Pass(Reason::Fragment));
-        }
-        let protocol = Protocol::from_wire(header.protocol).ok_or(Stop::Pass(Reason::OtherProtocol))?;
-        let l4 = if words == 5 { ctx.l3() + Self::HEADER } else { opaque(ctx.l3() + words * 4) };
-        let end = ctx.l3() + usize::from(header.total_len.to_host());
-        Ok(L3 { src: header.src, dst: header.dst, protocol, l4, end })
+    fn read_l3<C: PacketCtx, const FRAGMENTS: bool>(ctx: &C) -> Step<L3<Self>> {
+        let l3 = ctx.read::<Header>(ctx.l3())?.l3(ctx.l3())?;
+        if FRAGMENTS || l3.piece == Piece::Whole { Ok(l3) } else { Err(Stop::ASIDE) }
+    }
+
+    #[inline(always)]
+    fn read_quoted<C: PacketCtx>(ctx: &C, offset: usize) -> Step<L3<Self>> {
+        ctx.read::<Header>(offset)?.l3(offset)
     }
 
     #[inline(always)]
     fn write_addrs<C: PacketCtx>(ctx: &mut C, old: &Tuple<Self>, new: &Tuple<Self>) -> Step<()> {
+        Self::write_addrs_at(ctx, ctx.l3(), old, new).map(|_| ())
+    }
+
+    #[inline(always)]
+    fn write_addrs_at<C: PacketCtx>(ctx: &mut C, offset: usize, old: &Tuple<Self>, new: &Tuple<Self>) -> Step<Delta> {
         let delta = Delta::of_addr(old.src, new.src).plus(Delta::of_addr(old.dst, new.dst));
+        let checksum = ctx.read::<u16>(offset + CHECKSUM)?;
+        let corrected = replace(checksum, delta, false);
+        ctx.write(offset + CHECKSUM, corrected)?;
+        ctx.write(offset + ADDRS, [new.src, new.dst])?;
+        Ok(delta.plus(Delta::from_sums(u64::from(checksum), u64::from(corrected))))
+    }
+
+    #[inline(always)]
+    fn hops_left<C: PacketCtx>(ctx: &C) -> Step<u8> {
+        ctx.read::<u8>(ctx.l3() + TTL)
+    }
+
+    #[inline(always)]
+    fn take_hop<C: PacketCtx>(ctx: &mut C) -> Step<()> {
         let at = ctx.l3();
+        let [ttl, protocol] = ctx.read::<[u8; 2]>(at + TTL)?;
+        let [old, new] = [ttl, ttl.wrapping_sub(1)].map(|ttl| u16::from_ne_bytes([ttl, protocol]));
         let checksum = ctx.read::<u16>(at + CHECKSUM)?;
-        ctx.write(at + CHECKSUM, replace(checksum, delta, false))?;
-        ctx.write(at + ADDRS, [new.src, new.dst])
+        ctx.write(at + TTL, new)?;
+        // The checksum makes up for it in a sum that a device has computed.
+        ctx.write(at + CHECKSUM, replace(checksum, Delta::from_sums(u64::from(old), u64::from(new)), false))
     }
 
     #[inline(always)]
@@ -104,6 +180,38 @@ impl Ip for V4 {
         ctx.sum::<{ Self::HEADER / 4 }>(offset)
     }
 
+    /// What every host can take (RFC 791).
+    const LEAST_MTU: u16 = 576;
+
+    #[inline(always)]
+    fn in_words(addr: Addr4) -> [u64; 2] {
+        let [a, b, c, d] = addr.to_wire();
+        [u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0]), 0]
+    }
+
+    #[inline(always)]
+    fn sock_tuple<'a>(tuple: &Tuple<Self>, v4: &'a mut [u32; 3], _: &'a mut [u32; 9]) -> (*mut u32, u32) {
+        *v4 = [tuple.src.raw(), tuple.dst.raw(), port_pair(tuple.src_port, tuple.dst_port)];
+        (v4.as_mut_ptr(), size_of_val(v4) as u32)
+    }
+
+    #[inline(always)]
+    fn affinity_slot(question: Question) -> u32 {
+        let Question { client: [client, rest], service_secs, range, chosen } = question;
+        affinity_slot_v4(client, rest, service_secs, range.0, chosen)
+    }
+
+    #[inline(always)]
+    fn take_port(skb: *mut __sk_buff, first: u32, count: u32) -> bool {
+        take_port_v4(skb, first, count) != 0
+    }
+
+    #[inline(always)]
+    fn is_before(one: (Addr4, Port), other: (Addr4, Port)) -> u32 {
+        let number = |(addr, port): (Addr4, Port)| u64::from(u32::from_be_bytes(addr.to_wire())) << 16 | u64::from(port.to_host());
+        is_less(number(one), number(other)) as u32
+    }
+
     #[inline(always)]
     fn frontends() -> &'static Frontends<Self> {
         &maps::FRONTENDS_V4
@@ -127,5 +235,30 @@ impl Ip for V4 {
     #[inline(always)]
     fn snat() -> &'static Snat<Self> {
         &maps::SNAT_V4
+    }
+
+    #[inline(always)]
+    fn sources() -> &'static Sources<Self> {
+        &maps::SOURCES_V4
+    }
+
+    #[inline(always)]
+    fn affinities() -> &'static Affinities<Self> {
+        &maps::AFFINITY_V4
+    }
+
+    #[inline(always)]
+    fn fragments() -> &'static Fragments<Self> {
+        &maps::FRAGMENTS_V4
+    }
+
+    #[inline(always)]
+    fn cluster_ips() -> &'static ClusterIps<Self> {
+        &maps::CLUSTER_IPS_V4
+    }
+
+    #[inline(always)]
+    fn networks() -> &'static ServiceNetworks<Self> {
+        &maps::NETWORKS_V4
     }
 }

@@ -1,12 +1,16 @@
 //! IPv6 (RFC 8200), with the extension headers that may stand before the transport header.
 
+use aya_ebpf::bindings::__sk_buff;
 use bytemuck::{Pod, Zeroable};
-use proxy_common::{Addr6, Address as _, Port, Protocol, Tuple, V6, reason::Reason};
+use proxy_common::{Addr6, Address as _, Port, RangeWord, Tuple, V6, reason::Reason};
 
-use super::{Ip, L3, opaque};
+use super::{Ip, L3, Piece, is_less, opaque, port_pair};
 use crate::{
-    ctx::PacketCtx,
-    maps::{self, Backends, Flows, Frontends, Scratches, Snat},
+    affinity::{self, Question},
+    csum::Delta,
+    ctx::{PacketCtx, TcCtx},
+    flow,
+    maps::{self, Affinities, Backends, ClusterIps, Flows, Fragments, Frontends, Scratches, ServiceNetworks, Snat, Sources},
     verdict::{Step, Stop},
 };
 
@@ -22,6 +26,7 @@ struct Header {
     dst: Addr6,
 }
 
+const HOP_LIMIT: usize = 7;
 const ADDRS: usize = 8;
 
 const HOP_BY_HOP: u8 = 0;
@@ -35,31 +40,62 @@ const MAX_EXTENSION_HEADERS: usize = 5;
 /// Together they must not be longer than this, so that the transport header is within what was made reachable.
 const MAX_EXTENSIONS: usize = 96;
 
-/// Walks the extension headers: the protocol of the first header that is none, and its offset.
+/// The fragment header (RFC 8200 section 4.5).
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct FragmentHeader {
+    next: u8,
+    reserved: u8,
+    offset: Port,
+    id: u32,
+}
+
+/// The offset in a fragment header, and the flag that says that there are more.
+const FRAGMENT_OFFSET: u16 = 0xfff8;
+const MORE_FRAGMENTS: u16 = 1;
+
+/// Walks the extension headers: the protocol of the first header that is none, its offset, and the piece that a fragment header makes it.
+/// What follows a later fragment's is in the middle of something.
 #[inline(always)]
-fn skip_extensions<C: PacketCtx>(ctx: &C, first: u8) -> Step<(u8, usize)> {
+fn skip_extensions<C: PacketCtx, const FRAGMENTS: bool>(ctx: &C, first: u8) -> Step<(u8, usize, Piece)> {
     let start = ctx.l3() + V6::HEADER;
     if !is_extension(first) {
-        return Ok((first, start));
+        return Ok((first, start, Piece::Whole));
     }
-    let mut next = first;
+    let (mut next, mut piece) = (first, Piece::Whole);
     let mut skipped = 0;
     for _ in 0..=MAX_EXTENSION_HEADERS {
         let unit = match next {
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => 8,
             AUTHENTICATION => 4,
-            FRAGMENT => return Err(Stop::Pass(Reason::Fragment)),
-            _ => return Ok((next, opaque(start + skipped))),
+            FRAGMENT if !FRAGMENTS => return Err(Stop::ASIDE),
+            FRAGMENT => {
+                let header = ctx.read::<FragmentHeader>(start + skipped)?;
+                skipped += size_of::<FragmentHeader>();
+                if skipped > MAX_EXTENSIONS {
+                    return Err(Stop::pass(Reason::Malformed));
+                }
+                next = header.next;
+                let field = header.offset.to_host();
+                if field & FRAGMENT_OFFSET != 0 {
+                    return Ok((next, opaque(start + skipped), Piece::Later(header.id)));
+                }
+                if field & MORE_FRAGMENTS != 0 {
+                    piece = Piece::First(header.id);
+                }
+                continue;
+            }
+            _ => return Ok((next, opaque(start + skipped), piece)),
         };
         let [following, length] = ctx.read::<[u8; 2]>(start + skipped)?;
         // In units of eight bytes beyond the first (RFC 8200), but of four bytes beyond the first two for authentication (RFC 4302).
         skipped += if unit == 8 { usize::from(length) * 8 + 8 } else { usize::from(length) * 4 + 8 };
         if skipped > MAX_EXTENSIONS {
-            return Err(Stop::Pass(Reason::Malformed));
+            return Err(Stop::pass(Reason::Malformed));
         }
         next = following;
     }
-    Err(Stop::Pass(Reason::Malformed))
+    Err(Stop::pass(Reason::Malformed))
 }
 
 #[inline(always)]
@@ -67,12 +103,47 @@ const fn is_extension(header: u8) -> bool {
     matches!(header, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS)
 }
 
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn affinity_slot_v6(client: u64, rest: u64, service_secs: u64, range: u64, chosen: u32) -> u32 {
+    let question = Question { client: [client, rest], service_secs, range: RangeWord(range), chosen };
+    affinity::answer::<V6>(bytemuck::cast([client, rest]), &question)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn take_port_v6(skb: *mut __sk_buff, first: u32, count: u32) -> u32 {
+    // SAFETY: the context that the kernel gave to the program.
+    let ctx = unsafe { TcCtx::<true>::unread(skb) };
+    u32::from(flow::take_port::<V6, _>(&ctx, first, count))
+}
+
 impl Ip for V6 {
     const ETHERTYPE: u16 = 0x86dd;
     const IPV6: bool = true;
     const HEADER: usize = 40;
+    const AF: u8 = 10;
     const ICMP: u8 = 58;
     const PORT_UNREACHABLE: [u8; 2] = [1, 4];
+    const TOO_BIG: [u8; 2] = [2, 0];
+    const TIME_EXCEEDED: [u8; 2] = [3, 0];
+
+    /// All types below 128 (RFC 4443 section 2.1); others than these are not defined.
+    #[inline(always)]
+    fn is_icmp_error(kind: u8) -> bool {
+        matches!(kind, 1..=4)
+    }
+
+    #[inline(always)]
+    fn is_option(protocol: u8) -> bool {
+        is_extension(protocol)
+    }
+
+    /// Redirects of IPv6 do not leave their link.
+    #[inline(always)]
+    fn is_icmp_redirect(_: u8) -> bool {
+        false
+    }
 
     #[inline(always)]
     fn is_single(addr: Addr6) -> bool {
@@ -82,21 +153,50 @@ impl Ip for V6 {
     }
 
     #[inline(always)]
-    fn read_l3<C: PacketCtx>(ctx: &C) -> Step<L3<Self>> {
+    fn read_l3<C: PacketCtx, const FRAGMENTS: bool>(ctx: &C) -> Step<L3<Self>> {
         let header = ctx.read::<Header>(ctx.l3())?;
         let [version, ..] = header.version_class_flow.to_ne_bytes();
         if version >> 4 != 6 {
-            return Err(Stop::Pass(Reason::Malformed));
+            return Err(Stop::pass(Reason::Malformed));
         }
-        let (protocol, l4) = skip_extensions(ctx, header.next)?;
-        let protocol = Protocol::from_wire(protocol).ok_or(Stop::Pass(Reason::OtherProtocol))?;
+        let (protocol, l4, piece) = skip_extensions::<C, FRAGMENTS>(ctx, header.next)?;
         let end = ctx.l3() + Self::HEADER + usize::from(header.payload_len.to_host());
-        Ok(L3 { src: header.src, dst: header.dst, protocol, l4, end })
+        Ok(L3 { src: header.src, dst: header.dst, protocol, l4, end, piece })
     }
 
     #[inline(always)]
-    fn write_addrs<C: PacketCtx>(ctx: &mut C, _: &Tuple<Self>, new: &Tuple<Self>) -> Step<()> {
-        ctx.write(ctx.l3() + ADDRS, [new.src, new.dst])
+    fn read_quoted<C: PacketCtx>(ctx: &C, offset: usize) -> Step<L3<Self>> {
+        let header = ctx.read::<Header>(offset)?;
+        let l4 = offset + Self::HEADER;
+        let end = l4 + usize::from(header.payload_len.to_host());
+        Ok(L3 { src: header.src, dst: header.dst, protocol: header.next, l4, end, piece: Piece::Whole })
+    }
+
+    #[inline(always)]
+    fn write_addrs<C: PacketCtx>(ctx: &mut C, old: &Tuple<Self>, new: &Tuple<Self>) -> Step<()> {
+        Self::write_addrs_at(ctx, ctx.l3(), old, new).map(|_| ())
+    }
+
+    #[inline(always)]
+    fn write_addrs_at<C: PacketCtx>(ctx: &mut C, offset: usize, old: &Tuple<Self>, new: &Tuple<Self>) -> Step<Delta> {
+        ctx.write(offset + ADDRS, [new.src, new.dst])?;
+        Ok(Delta::of_addr(old.src, new.src).plus(Delta::of_addr(old.dst, new.dst)))
+    }
+
+    #[inline(always)]
+    fn hops_left<C: PacketCtx>(ctx: &C) -> Step<u8> {
+        ctx.read::<u8>(ctx.l3() + HOP_LIMIT)
+    }
+
+    #[inline(always)]
+    fn take_hop<C: PacketCtx>(ctx: &mut C) -> Step<()> {
+        let at = ctx.l3() + HOP_LIMIT - 1;
+        let [next, hops] = ctx.read::<[u8; 2]>(at)?;
+        let [old, new] = [hops, hops.wrapping_sub(1)].map(|hops| u16::from_ne_bytes([next, hops]));
+        ctx.write(at, new)?;
+        // No checksum makes up for it.
+        ctx.note_change(Delta::from_sums(u64::from(old), u64::from(new)));
+        Ok(())
     }
 
     #[inline(always)]
@@ -125,6 +225,47 @@ impl Ip for V6 {
         ctx.sum::<{ Self::HEADER / 4 }>(offset)
     }
 
+    /// What every link takes (RFC 8200).
+    const LEAST_MTU: u16 = 1280;
+
+    #[inline(always)]
+    fn in_words(addr: Addr6) -> [u64; 2] {
+        addr.raw()
+    }
+
+    #[inline(always)]
+    fn sock_tuple<'a>(tuple: &Tuple<Self>, _: &'a mut [u32; 3], v6: &'a mut [u32; 9]) -> (*mut u32, u32) {
+        let words = bytemuck::cast::<_, [u32; 8]>([tuple.src.raw(), tuple.dst.raw()]);
+        for (place, word) in v6.iter_mut().zip(words) {
+            *place = word;
+        }
+        v6[8] = port_pair(tuple.src_port, tuple.dst_port);
+        (v6.as_mut_ptr(), size_of_val(v6) as u32)
+    }
+
+    #[inline(always)]
+    fn affinity_slot(question: Question) -> u32 {
+        let Question { client: [client, rest], service_secs, range, chosen } = question;
+        affinity_slot_v6(client, rest, service_secs, range.0, chosen)
+    }
+
+    #[inline(always)]
+    fn take_port(skb: *mut __sk_buff, first: u32, count: u32) -> bool {
+        take_port_v6(skb, first, count) != 0
+    }
+
+    #[inline(always)]
+    fn is_before(one: (Addr6, Port), other: (Addr6, Port)) -> u32 {
+        let numbers = |(addr, port): (Addr6, Port)| {
+            let [high, low] = addr.raw().map(|word| u64::from_be_bytes(word.to_ne_bytes()));
+            [high, low, u64::from(port.to_host())]
+        };
+        // The borrow from the last word to the first.
+        let borrow = |one: u64, other: u64, below: u64| is_less(one, other) | !(is_less(one, other) | is_less(other, one)) & below & 1;
+        let [one, other] = [numbers(one), numbers(other)];
+        borrow(one[0], other[0], borrow(one[1], other[1], is_less(one[2], other[2]))) as u32
+    }
+
     #[inline(always)]
     fn frontends() -> &'static Frontends<Self> {
         &maps::FRONTENDS_V6
@@ -148,5 +289,30 @@ impl Ip for V6 {
     #[inline(always)]
     fn snat() -> &'static Snat<Self> {
         &maps::SNAT_V6
+    }
+
+    #[inline(always)]
+    fn sources() -> &'static Sources<Self> {
+        &maps::SOURCES_V6
+    }
+
+    #[inline(always)]
+    fn affinities() -> &'static Affinities<Self> {
+        &maps::AFFINITY_V6
+    }
+
+    #[inline(always)]
+    fn fragments() -> &'static Fragments<Self> {
+        &maps::FRAGMENTS_V6
+    }
+
+    #[inline(always)]
+    fn cluster_ips() -> &'static ClusterIps<Self> {
+        &maps::CLUSTER_IPS_V6
+    }
+
+    #[inline(always)]
+    fn networks() -> &'static ServiceNetworks<Self> {
+        &maps::NETWORKS_V6
     }
 }

@@ -1,11 +1,11 @@
 //! A cluster in memory: API objects, and what a node's control path plans for them.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use proxy_daemon::{
     model::{Change, Event, Model, ObjectName, convert},
-    plan::{NodeFacts, plan_all},
+    plan::{Machine, NodeFacts, plan_all},
 };
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ pub struct Cluster {
 impl Cluster {
     /// A cluster without objects, seen from this node.
     pub fn of_node(name: &str, addrs: &[IpAddr]) -> Self {
-        Self { model: Model::default(), facts: NodeFacts::new(name, None, addrs) }
+        Self { model: Model::default(), facts: NodeFacts::new(&Arc::default(), name, None, &Machine::with(addrs)) }
     }
 
     /// Adds or replaces Services and `EndpointSlices`.

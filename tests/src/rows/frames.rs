@@ -6,6 +6,7 @@ const ETHERNET: usize = 14;
 const ETHERTYPE: usize = 12;
 const IPV4: usize = 20;
 const IPV6: usize = 40;
+const IPV6_FRAGMENT: usize = 8;
 
 /// The offset of the transport header of a frame that was built of this packet.
 pub fn transport(packet: &Packet) -> usize {
@@ -53,6 +54,67 @@ pub fn ipv4_fragment(packet: &Packet, more: bool, offset: u16) -> Vec<u8> {
     let field = offset | if more { 0x2000 } else { 0 };
     frame[ETHERNET + 6..ETHERNET + 8].copy_from_slice(&field.to_be_bytes());
     correct_ipv4(&mut frame);
+    frame
+}
+
+/// The packet in fragments of at most `piece` bytes behind the network header, a multiple of eight.
+///
+/// # Panics
+/// When the packet is too long for a fragment's offset.
+pub fn fragments(packet: &Packet, piece: usize, id: u16) -> Vec<Vec<u8>> {
+    assert!(piece.is_multiple_of(8));
+    let frame = packet.build();
+    let (headers, payload) = frame.split_at(transport(packet));
+    let last = payload.len().div_ceil(piece) - 1;
+    let fragment = |(n, bytes): (usize, &[u8])| {
+        let offset = u16::try_from(n * piece / 8).expect("an offset of 13 bits");
+        fragment(packet, headers, bytes, (offset, n < last), id)
+    };
+    payload.chunks(piece).enumerate().map(fragment).collect()
+}
+
+fn fragment(packet: &Packet, headers: &[u8], bytes: &[u8], (offset, more): (u16, bool), id: u16) -> Vec<u8> {
+    let mut frame = headers.to_vec();
+    if packet.src.is_ipv4() {
+        let len = u16::try_from(IPV4 + bytes.len()).expect("a short fragment");
+        frame[ETHERNET + 2..ETHERNET + 4].copy_from_slice(&len.to_be_bytes());
+        frame[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&id.to_be_bytes());
+        let field = offset | if more { 0x2000 } else { 0 };
+        frame[ETHERNET + 6..ETHERNET + 8].copy_from_slice(&field.to_be_bytes());
+        correct_ipv4(&mut frame);
+    } else {
+        let len = u16::try_from(IPV6_FRAGMENT + bytes.len()).expect("a short fragment");
+        frame[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&len.to_be_bytes());
+        let next = std::mem::replace(&mut frame[ETHERNET + 6], 44);
+        frame.extend([next, 0]);
+        frame.extend((offset << 3 | u16::from(more)).to_be_bytes());
+        frame.extend(u32::from(id).to_be_bytes());
+    }
+    frame.extend(bytes);
+    frame
+}
+
+/// The frame that fragments in their order make.
+///
+/// # Panics
+/// When they are none.
+pub fn joined(fragments: &[Vec<u8>]) -> Vec<u8> {
+    let first = fragments.first().expect("a first fragment");
+    let is_ipv4 = first[ETHERTYPE..ETHERNET] == [0x08, 0x00];
+    let header = ETHERNET + if is_ipv4 { IPV4 } else { IPV6 };
+    let behind = header + if is_ipv4 { 0 } else { IPV6_FRAGMENT };
+    let mut frame = first[..header].to_vec();
+    frame.extend(fragments.iter().flat_map(|fragment| &fragment[behind..]));
+    let len = u16::try_from(frame.len() - if is_ipv4 { ETHERNET } else { header }).expect("a packet");
+    if is_ipv4 {
+        frame[ETHERNET + 2..ETHERNET + 4].copy_from_slice(&len.to_be_bytes());
+        frame[ETHERNET + 4..ETHERNET + 8].fill(0);
+        frame[ETHERNET + 6] = 0x40;
+        correct_ipv4(&mut frame);
+    } else {
+        frame[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&len.to_be_bytes());
+        frame[ETHERNET + 6] = first[header];
+    }
     frame
 }
 

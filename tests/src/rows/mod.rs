@@ -170,7 +170,7 @@ fn seen(packet: &Packet) -> Seen {
     let transport = match packet.l4 {
         L4::Tcp { flags, .. } => Transport::Tcp { flags, has_data: !packet.payload.is_empty() },
         L4::Udp { .. } => Transport::Udp,
-        L4::Icmp { .. } | L4::Other(_) => return Seen::OtherProtocol,
+        L4::Icmp { .. } | L4::Other(_) => return Seen::OtherProtocol { dst: packet.dst.ip() },
     };
     Seen::Datagram { src: packet.src, dst: packet.dst, transport }
 }
@@ -179,6 +179,14 @@ fn seen(packet: &Packet) -> Seen {
 fn to(backends: &[SocketAddr]) -> (Outcome, &'static [Reason]) {
     let target = |backend: &SocketAddr| Target { backend: *backend, source: Source::Client };
     (Outcome::Translate(backends.iter().map(target).collect()), NEW)
+}
+
+/// The packet goes to one of these: under the client's address to those here, under the node's to those elsewhere.
+fn from_outside_to(here: &[SocketAddr], elsewhere: &[SocketAddr]) -> (Outcome, &'static [Reason]) {
+    let targets = |backends: &[SocketAddr], source| backends.iter().map(|backend| Target { backend: *backend, source }).collect();
+    let mut all: BTreeSet<Target> = targets(here, Source::Client);
+    all.append(&mut targets(elsewhere, Source::Masqueraded));
+    (Outcome::Translate(all), NEW)
 }
 
 /// The packet goes back to the pod that sent it, under the node's address.

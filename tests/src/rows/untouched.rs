@@ -12,7 +12,7 @@ use super::{POD_INGRESS, PORT, PROTOCOLS, Row, TARGET, WEB, client, frames, here
 use crate::{
     addr::{self, Family},
     packet::{L4, Packet},
-    tracer::{Hook, Outcome, Seen},
+    tracer::{Hook, Outcome, Refusal, Seen},
 };
 
 /// What a frame looks like is the same at every hook; only the addresses differ, so that nothing but the headers speaks against them.
@@ -45,28 +45,26 @@ fn passed(hook: Hook, family: Family) -> Vec<Row> {
     let udp = packet(hook, family, Protocol::Udp);
     let tcp = packet(hook, family, Protocol::Tcp);
     let other = |number| Packet { l4: L4::Other(number), ..udp.clone() }.build();
+    let (no_ports, piece) = (Seen::OtherProtocol { dst: udp.dst.ip() }, Seen::Fragment { dst: udp.dst.ip() });
+    let large = udp.clone().payload(vec![0; 3000]);
+    let [_, middle, last] = &frames::fragments(&large, 1200, 7)[..] else { unreachable!("three fragments of 1,200 bytes") };
     let mut frames = vec![
         ("ARP", Seen::NotIp, frames::with_ethertype(&udp, 0x0806)),
         ("a VLAN tag", Seen::NotIp, frames::with_vlan(&udp)),
         ("MPLS", Seen::NotIp, frames::with_ethertype(&udp, 0x8847)),
-        ("an echo request", Seen::OtherProtocol, echo(&udp)),
-        ("SCTP", Seen::OtherProtocol, other(132)),
-        ("ESP", Seen::OtherProtocol, other(50)),
-        ("a protocol of another's", Seen::OtherProtocol, other(253)),
+        ("an echo request", no_ports, echo(&udp)),
+        ("ESP", no_ports, other(50)),
+        ("a protocol of another's", no_ports, other(253)),
+        ("a fragment", piece, middle.clone()),
+        ("the last fragment", piece, last.clone()),
         ("TCP cut off in its header", Seen::Malformed, tcp.build()[..frames::transport(&tcp) + 19].to_vec()),
         ("UDP cut off in its header", Seen::Malformed, udp.build()[..frames::transport(&udp) + 7].to_vec()),
+        ("SCTP cut off in its header", Seen::Malformed, other(132)),
         ("the wrong version", Seen::Malformed, with_version(&udp, 5)),
     ];
     match family {
-        Family::V4 => frames.extend([
-            ("a header of four words", Seen::Malformed, with_version(&udp, 4)),
-            ("the first fragment", Seen::Fragment, frames::ipv4_fragment(&udp, true, 0)),
-            ("a fragment", Seen::Fragment, frames::ipv4_fragment(&tcp, true, 185)),
-            ("the last fragment", Seen::Fragment, frames::ipv4_fragment(&udp, false, 185)),
-        ]),
+        Family::V4 => frames.push(("a header of four words", Seen::Malformed, with_version(&udp, 4))),
         Family::V6 => frames.extend([
-            ("a fragment", Seen::Fragment, frames::with_ipv6_extensions(&udp, &[(44, 8)])),
-            ("a fragment behind options", Seen::Fragment, frames::with_ipv6_extensions(&tcp, &[(0, 8), (44, 8)])),
             ("too many headers", Seen::Malformed, frames::with_ipv6_extensions(&udp, &[(60, 8); 6])),
             ("too long headers", Seen::Malformed, frames::with_ipv6_extensions(&udp, &[(0, 104)])),
         ]),
@@ -75,20 +73,25 @@ fn passed(hook: Hook, family: Family) -> Vec<Row> {
         frames.extend([("no reply, UDP", seen(&udp), udp.build()), ("no reply, TCP", seen(&tcp), tcp.build())]);
     }
     let row = |(what, seen, frame)| {
-        let reason = reason(seen);
-        let name = format!("{what} at {hook}, {family}");
-        Row { name, hook, seen, frame, expected: Outcome::Pass(reason), counted: vec![reason] }
+        let (expected, counted) = outcome(hook, seen);
+        Row { name: format!("{what} at {hook}, {family}"), hook, seen, frame, expected, counted: vec![counted] }
     };
     frames.into_iter().map(row).collect()
 }
 
-fn reason(seen: Seen) -> Reason {
+/// What has no ports passes, except to a ClusterIP, where nothing but ports is defined.
+fn outcome(hook: Hook, seen: Seen) -> (Outcome, Reason) {
+    let pass = |reason| (Outcome::Pass(reason), reason);
     match seen {
-        Seen::NotIp => Reason::NotIp,
-        Seen::OtherProtocol => Reason::OtherProtocol,
-        Seen::Fragment => Reason::Fragment,
-        Seen::Malformed => Reason::Malformed,
-        Seen::Datagram { .. } => Reason::NoService,
+        Seen::NotIp => pass(Reason::NotIp),
+        Seen::Malformed => pass(Reason::Malformed),
+        Seen::Datagram { .. } => pass(Reason::NoService),
+        Seen::OtherProtocol { .. } if hook.direction == Direction::Ingress => {
+            (Outcome::Reject(Refusal::Unreachable), Reason::RejectUnreachable)
+        }
+        Seen::OtherProtocol { .. } => pass(Reason::OtherProtocol),
+        Seen::Fragment { .. } if hook.direction == Direction::Ingress => (Outcome::Drop(Reason::FragmentLost), Reason::FragmentLost),
+        Seen::Fragment { .. } => pass(Reason::Fragment),
     }
 }
 
@@ -111,8 +114,15 @@ fn stepped_over(protocol: Protocol) -> Vec<Row> {
     for words in [1, 3, 10] {
         frames.push((format!("ipv4_options: {words} words, {protocol}"), seen(&v4), Family::V4, frames::with_ipv4_options(&v4, words)));
     }
-    let chains: [&[(u8, usize)]; 6] =
-        [&[(0, 8)], &[(60, 40)], &[(51, 12)], &[(0, 8), (60, 16), (43, 8)], &[(0, 8), (60, 8), (43, 8), (51, 24), (60, 8)], &[(0, 96)]];
+    let chains: [&[(u8, usize)]; 7] = [
+        &[(44, 8)],
+        &[(0, 8)],
+        &[(60, 40)],
+        &[(51, 12)],
+        &[(0, 8), (60, 16), (43, 8)],
+        &[(0, 8), (60, 8), (43, 8), (51, 24), (60, 8)],
+        &[(0, 96)],
+    ];
     for chain in chains {
         let name = format!("ipv6_extension_headers: {chain:?}, {protocol}");
         frames.push((name, seen(&v6), Family::V6, frames::with_ipv6_extensions(&v6, chain)));

@@ -3,11 +3,13 @@
 //! Each [`TestNode`] has programs, maps and pins of its own, so that tests run in parallel. Packets of a test run have no checksum state
 //! (`CHECKSUM_NONE`) unless one is asked for, and a redirect is only said and not done.
 
+mod place;
 mod raw;
 mod run;
 mod state;
 
 pub use self::{
+    place::TUNNEL_MTU,
     run::{Ran, Runner, Verdict},
     state::OfFamily,
 };
@@ -15,12 +17,14 @@ pub use self::{
 use std::{
     fs,
     net::IpAddr,
+    ops::RangeInclusive,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 use bytemuck::Zeroable as _;
-use proxy_common::{Address as _, Family, Port, SnatSource, V4, V6, reason::Reason};
+use ipnet::IpNet;
+use proxy_common::{ANY_DEVICE, Address as _, Family, Port, SnatSource, V4, V6, reason::Reason};
 use proxy_daemon::{
     config::Sizes,
     datapath::{self, Checksums, Datapath, Options},
@@ -32,6 +36,7 @@ use proxy_daemon::{
 use crate::{
     gate::Need,
     name::BedName,
+    netns::Netns,
     scratch::{Kind, Scratch},
     tracer::Plans,
 };
@@ -43,16 +48,17 @@ pub const NEEDS: &[Need] = &[Need::Root, Need::Btf];
 pub const NEEDS_SUM: &[Need] = &[Need::Root, Need::Btf, Need::Kernel(6, 11)];
 
 /// Source ports that stand in for a pod's own.
-pub const SNAT_PORTS: std::ops::RangeInclusive<u16> = 1024..=29_999;
+pub const SNAT_PORTS: RangeInclusive<u16> = 1024..=29_999;
 
 /// Between two changes so much time passes that everything has rested.
 const A_WHILE: Duration = Duration::from_mins(2);
 
 /// How programs and maps are loaded in every test that does not ask for others.
 pub const OPTIONS: Options = Options {
-    sizes: Sizes { frontends: 256, backends: 1024, flows: 4096, services: 64 },
+    sizes: Sizes { frontends: 256, backends: 1024, flows: 4096, services: 64, sources: 2048, affinity: 1024 },
     xdp: true,
     checksums: Checksums::Cast,
+    new_flows: u32::MAX,
     bpf_log: false,
 };
 
@@ -65,6 +71,8 @@ pub struct TestNode {
     now: Instant,
     counted: Vec<(Reason, u64)>,
     pins: Pins,
+    /// Where the programs run, if what they ask the kernel's routing matters.
+    place: Option<Netns>,
     _folder: Scratch,
 }
 
@@ -91,6 +99,23 @@ impl TestNode {
         Self::load(masquerade, Options { bpf_log: true, ..OPTIONS })
     }
 
+    /// Loads everything, as it is told, for programs that run in a namespace with ways to the world and to pods, and stand in for others with
+    /// these ports only.
+    pub fn in_a_place(masquerade: &[IpAddr], ports: RangeInclusive<u16>, options: Options) -> Result<Self> {
+        let mut node = Self::load(masquerade, options)?;
+        set_snat(&mut node.maps, masquerade, &ports)?;
+        node.place = Some(place::build(&BedName::next())?);
+        Ok(node)
+    }
+
+    /// The namespace that the programs run in.
+    ///
+    /// # Panics
+    /// When they run wherever the test does.
+    pub fn place(&self) -> &Netns {
+        self.place.as_ref().expect("a node in a place")
+    }
+
     /// Loads everything, as it is told.
     pub fn load(masquerade: &[IpAddr], options: Options) -> Result<Self> {
         let folder = Scratch::create(Kind::Pins, &BedName::next(), "packet")?;
@@ -98,11 +123,11 @@ impl TestNode {
         datapath::prepare(&pins)?;
         let datapath = datapath::load(&pins, options)?;
         let mut maps = KernelMaps::open(&pins)?;
-        maps.set_snat(snat_source::<V4>(masquerade), snat_source::<V6>(masquerade))?;
+        set_snat(&mut maps, masquerade, &SNAT_PORTS)?;
         let now = Instant::now();
         let tables = Tables::restore(maps.sizes(), &maps.snapshot()?, now);
         let counted = maps.reasons()?;
-        Ok(Self { datapath, maps, tables, now, counted, pins, _folder: folder })
+        Ok(Self { datapath, maps, tables, now, counted, pins, place: None, _folder: folder })
     }
 
     /// What the programs are called.
@@ -128,6 +153,14 @@ impl TestNode {
         }
     }
 
+    /// The networks that the cluster takes its ClusterIPs from.
+    pub fn set_networks(&mut self, networks: &[IpNet]) -> Result<()> {
+        for change in self.tables.set_networks(&networks.iter().copied().collect()) {
+            self.maps.apply(&change)?;
+        }
+        Ok(())
+    }
+
     fn bring(&mut self, plans: &Plans) -> Result<()> {
         let gone: Vec<ServicePortName> = self.tables.names().filter(|name| !plans.contains_key(name)).cloned().collect();
         let gone = gone.iter().map(|name| (name, None));
@@ -140,13 +173,14 @@ impl TestNode {
     }
 }
 
-fn snat_source<F: Family>(addrs: &[IpAddr]) -> SnatSource<F> {
+/// Gives the programs what stands in for clients on whichever device.
+fn set_snat(maps: &mut KernelMaps, addrs: &[IpAddr], ports: &RangeInclusive<u16>) -> Result<()> {
+    let (v4, v6) = (snat_source::<V4>(addrs, ports), snat_source::<V6>(addrs, ports));
+    Ok(maps.set_snat(&[(ANY_DEVICE, v4)].into(), &[(ANY_DEVICE, v6)].into())?)
+}
+
+fn snat_source<F: Family>(addrs: &[IpAddr], ports: &RangeInclusive<u16>) -> SnatSource<F> {
     let addr = addrs.iter().find_map(|addr| F::Addr::from_ip(*addr));
     let port = |port| Port::from_host(if addr.is_some() { port } else { 0 });
-    SnatSource {
-        addr: addr.unwrap_or_else(F::Addr::zeroed),
-        first_port: port(*SNAT_PORTS.start()),
-        last_port: port(*SNAT_PORTS.end()),
-        pad: F::RowPad::zeroed(),
-    }
+    SnatSource { addr: addr.unwrap_or_else(F::Addr::zeroed), first_port: port(*ports.start()), last_port: port(*ports.end()), mtu: 0 }
 }

@@ -77,7 +77,12 @@ impl TestNode {
         // Answers may be longer than what they answer.
         let mut out = vec![0; frame.len() + 256];
         let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
-        let result = self.datapath.program(name)?.test_run(options).with_context(|| format!("test run of {name}"))?;
+        let program = self.datapath.program(name)?;
+        let run = || program.test_run(options).with_context(|| format!("test run of {name}"));
+        let result = match &self.place {
+            Some(netns) => netns.run(run),
+            None => run(),
+        }?;
         out.truncate(result.data_size_out as usize);
         Ok(Ran { verdict: Verdict::of(result.return_value)?, frame: out })
     }

@@ -5,11 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData};
 use bytemuck::Pod;
-use proxy_common::{Addr4, Addr6, Family, Flow, FlowKey, Port, ServiceCounters, V4, V6, filter::Place, maps as names, reason::Reason};
+use proxy_common::{
+    Addr4, Addr6, Affinity, AffinityKey, Family, Flow, FlowKey, Port, ServiceCounters, V4, V6, filter::Place, maps as names, reason::Reason,
+};
 use proxy_daemon::{
     datapath::Clock,
     expiry::Expiry,
-    filter,
+    filter::Round,
     maps::{FlowTable, FrontendTable, KernelMaps, Maps as _, Row},
     model::ServicePortName,
     tables,
@@ -20,6 +22,7 @@ use super::TestNode;
 /// What a family's maps are called here, and which of the node's tables is its own.
 pub trait OfFamily: Family<Addr: proxy_common::Address> {
     const FLOWS: &'static str;
+    const AFFINITY: &'static str;
     fn flows(maps: &KernelMaps) -> &FlowTable<Self>;
     fn tables(maps: &mut KernelMaps) -> (&mut FlowTable<Self>, &FrontendTable<Self>);
 }
@@ -47,7 +50,7 @@ impl TestNode {
         FlowKey<F>: Pod,
         Flow<F>: Pod,
     {
-        let mut entries: Vec<_> = F::flows(&self.maps).entries().collect();
+        let mut entries = F::flows(&self.maps).entries().expect("the table can be read");
         entries.sort_by_key(|(key, _)| *key);
         entries
     }
@@ -74,7 +77,11 @@ impl TestNode {
 
     /// Takes marks of the service filter back as the daemon does.
     pub fn age_filter(&self) -> Result<()> {
-        Ok(filter::round(&self.maps)?)
+        let KernelMaps { filter, frontends4, frontends6, flows4, flows6, .. } = &self.maps;
+        let round = Round::begin(filter, frontends4, frontends6)?;
+        flows4.walk(|key, _| round.see(key))?;
+        flows6.walk(|key, _| round.see(key))?;
+        Ok(round.end()?)
     }
 
     /// Whether the service filter has a mark at the place of an address and a port.
@@ -99,6 +106,23 @@ impl TestNode {
         for (key, flow) in self.flows::<F>() {
             let last_used = flow.last_used.wrapping_sub(jiffies);
             map.insert(Row(key), Row(Flow { last_used, ..flow }), 0)?;
+        }
+        Ok(())
+    }
+
+    /// Makes what is remembered of every client of a service with session affinity older by so many seconds.
+    pub fn age_affinity<F: OfFamily>(&mut self, secs: u32) -> Result<()>
+    where
+        AffinityKey<F>: Pod,
+        Affinity<F>: Pod,
+    {
+        let path = self.pins.maps().join(F::AFFINITY);
+        let mut map: HashMap<_, Row<AffinityKey<F>>, Row<Affinity<F>>> = Map::from_map_data(MapData::from_pin(path)?)?.try_into()?;
+        let jiffies = secs * self.hz()?;
+        let entries: Vec<_> = map.iter().collect::<Result<_, _>>()?;
+        for (key, Row(affinity)) in entries {
+            let last_used = affinity.last_used.wrapping_sub(jiffies);
+            map.insert(key, Row(Affinity { last_used, ..affinity }), 0)?;
         }
         Ok(())
     }
@@ -136,6 +160,7 @@ impl TestNode {
 
 impl OfFamily for V4 {
     const FLOWS: &'static str = names::FLOWS_V4;
+    const AFFINITY: &'static str = names::AFFINITY_V4;
 
     fn flows(maps: &KernelMaps) -> &FlowTable<Self> {
         &maps.flows4
@@ -148,6 +173,7 @@ impl OfFamily for V4 {
 
 impl OfFamily for V6 {
     const FLOWS: &'static str = names::FLOWS_V6;
+    const AFFINITY: &'static str = names::AFFINITY_V6;
 
     fn flows(maps: &KernelMaps) -> &FlowTable<Self> {
         &maps.flows6

@@ -167,7 +167,7 @@ impl Loop {
     }
 
     fn answer(&self) {
-        let mut datagram = [0; 2048];
+        let mut datagram = vec![0; 1 << 16];
         for socket in &self.sockets.udp {
             while let Ok((n, peer)) = socket.recv_from(&mut datagram) {
                 self.served.fetch_add(1, Ordering::Relaxed);

@@ -52,16 +52,21 @@ impl UdpClient {
 
     /// Asks once and waits no longer than that.
     pub fn ask_within(&mut self, limit: Duration) -> io::Result<Answer> {
+        self.ask_at_length(0, limit)
+    }
+
+    /// Asks a question of at least so many bytes, which the answer repeats, and waits no longer than that.
+    pub fn ask_at_length(&mut self, bytes: usize, limit: Duration) -> io::Result<Answer> {
         self.socket.set_read_timeout(Some(limit))?;
         self.questions += 1;
-        let question = format!("question {}", self.questions);
+        let question = format!("question {}{:?<bytes$}", self.questions, "");
         let start = Instant::now();
         if self.connected {
             self.socket.send(question.as_bytes())?;
         } else {
             self.socket.send_to(question.as_bytes(), self.to)?;
         }
-        let mut buffer = [0; 512];
+        let mut buffer = vec![0; 1 << 16];
         let (n, from) = self.socket.recv_from(&mut buffer)?;
         let took = start.elapsed();
         let text = String::from_utf8_lossy(&buffer[..n]);

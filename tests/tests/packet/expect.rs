@@ -17,6 +17,8 @@ use shunt_tests::{
 pub(crate) const POD_INGRESS: Hook = Hook { role: Role::Workload, direction: Direction::Ingress };
 pub(crate) const POD_EGRESS: Hook = Hook { role: Role::Workload, direction: Direction::Egress };
 
+pub(crate) const UPLINK_INGRESS: Hook = Hook { role: Role::Uplink, direction: Direction::Ingress };
+
 pub(crate) const PORT: u16 = 80;
 pub(crate) const TARGET: u16 = 8080;
 

@@ -27,7 +27,7 @@ where
     FrontendKey<F>: Pod,
 {
     let mut expiry = node.expiry::<F>(secs).unwrap();
-    let expired = expiry.walk().expired;
+    let expired = expiry.walk(|_, _| Ok(())).unwrap().expired;
     expiry.remove(&expired).unwrap()
 }
 
@@ -138,7 +138,7 @@ fn a_flow_that_is_used_after_the_walk_stays() {
     }
     let mut flow = OneFlow::new(Family::V4);
     flow.ask(flags::SYN);
-    let expired = flow.setup.node.expiry::<V4>(HOUR).unwrap().walk().expired;
+    let expired = flow.setup.node.expiry::<V4>(HOUR).unwrap().walk(|_, _| Ok(())).unwrap().expired;
     assert_eq!(expired.len(), 2);
     let before = flow.entries();
     assert_eq!(flow.setup.node.expiry::<V4>(0).unwrap().remove(&expired).unwrap(), 0);

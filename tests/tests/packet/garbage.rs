@@ -14,7 +14,7 @@ use shunt_tests::{
 };
 
 use crate::{
-    judge::{Case, Judge, uplink},
+    judge::{Case, Judge, plans, uplink},
     no_ethernet::{ETHERNET, marked},
     noise::{Garbage, SHORTEST},
 };
@@ -96,7 +96,7 @@ impl Run {
     fn new(checksums: Checksums) -> Self {
         let cluster = cluster();
         let mut node = TestNode::with_checksums(cluster.node_ips(), checksums).unwrap();
-        node.apply(&cluster.plans()).unwrap();
+        node.apply(&plans(&cluster)).unwrap();
         let rows = node.control_rows().unwrap();
         Self { node, judge: Judge::new(&cluster), rows, counted: Counted::default(), translated: [0; 2] }
     }

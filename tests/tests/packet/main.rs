@@ -8,6 +8,8 @@ mod judge;
 mod noise;
 
 #[cfg(test)]
+mod affinity;
+#[cfg(test)]
 mod closing;
 #[cfg(test)]
 mod collisions;
@@ -18,16 +20,28 @@ mod expiring;
 #[cfg(test)]
 mod filter;
 #[cfg(test)]
+mod fragments;
+#[cfg(test)]
 mod garbage;
 #[cfg(test)]
 mod hammer;
 #[cfg(test)]
 mod healing;
 #[cfg(test)]
+mod icmp;
+#[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod masquerade;
+#[cfg(test)]
 mod moving;
 #[cfg(test)]
 mod no_ethernet;
 #[cfg(test)]
+mod sctp;
+#[cfg(test)]
 mod spread;
 #[cfg(test)]
 mod table;
+#[cfg(test)]
+mod undefined;

@@ -3,12 +3,15 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use proxy_common::{FlowState, ServiceCounters, Side, reason::Reason};
-use proxy_daemon::{datapath::Checksums, model::ServicePortName};
+use proxy_daemon::{
+    datapath::{Checksums, Options},
+    model::ServicePortName,
+};
 use shunt_tests::{
     Family, gate,
     packet::{L4, Packet, flags, verify_checksums},
     rows::{self, Row},
-    test_run::{NEEDS, NEEDS_SUM, Ran, SNAT_PORTS, TestNode, Verdict},
+    test_run::{NEEDS, NEEDS_SUM, OPTIONS, Ran, SNAT_PORTS, TestNode, Verdict},
     tracer::{Hook, Outcome, Plans, Refusal, Seen, Source, Target, Transport},
 };
 
@@ -22,7 +25,8 @@ fn every_row_through_the_programs() {
     let cluster = rows::cluster();
     let plans = cluster.plans();
     for way in Checksums::ALL {
-        let mut node = TestNode::with_checksums(cluster.node_ips(), way).unwrap();
+        let options = Options { checksums: way, ..OPTIONS };
+        let mut node = TestNode::in_a_place(cluster.node_ips(), SNAT_PORTS, options).unwrap();
         node.apply(&plans).unwrap();
         for row in rows::all() {
             // What panics below says what; this says where.
@@ -103,7 +107,8 @@ impl Drop for ShownOnPanic<'_> {
 fn check(node: &mut TestNode, plans: &Plans, row: &Row) {
     let before = service(node, plans, row);
     let ran = node.run(row.hook, &row.frame).unwrap();
-    assert_counted(node, &row.counted);
+    let counted = if is_masqueraded(row, &ran) { [&row.counted[..], &[Reason::Masqueraded]].concat() } else { row.counted.clone() };
+    assert_counted(node, &counted);
     match &row.expected {
         Outcome::Pass(_) => assert_eq!(ran, Ran { verdict: Verdict::Next, frame: row.frame.clone() }),
         Outcome::Drop(_) => assert_eq!(ran.verdict, Verdict::Shot),
@@ -122,6 +127,13 @@ fn check(node: &mut TestNode, plans: &Plans, row: &Row) {
     }
     assert_eq!(entries(node), [], "only what is translated leaves a record");
     assert_eq!(service(node, plans, row), before, "only what is translated is counted for a service");
+}
+
+/// Whether the packet went to a backend for which the node stands in for the client.
+fn is_masqueraded(row: &Row, ran: &Ran) -> bool {
+    let Outcome::Translate(targets) = &row.expected else { return false };
+    let dst = Packet::decode(&ran.frame).unwrap().dst;
+    targets.iter().any(|target| target.backend == dst && target.source == Source::Masqueraded)
 }
 
 /// The service port that a row's packet is for, and its counters.
@@ -169,26 +181,36 @@ fn assert_translated(node: &mut TestNode, row: &Row, targets: &BTreeSet<Target>,
     let packet = Packet::decode(&row.frame).unwrap();
     let to = translated(row.frame.len(), ran);
     let target = *targets.iter().find(|target| target.backend == to.dst).expect("one of the backends of the row");
-    let is_hairpin = target.source == Source::Node;
+    let source = target.source;
     let expected = packet.clone().from(to.src).to(target.backend);
-    if is_hairpin {
-        assert_eq!(ran.verdict, Verdict::Redirect, "what reaches itself goes back to where it came from");
-        assert_eq!((to.eth_src, to.eth_dst), (packet.eth_dst, packet.eth_src));
+    if source != Source::Client {
+        assert_eq!(ran.verdict, Verdict::Redirect);
         assert!(SNAT_PORTS.contains(&to.src.port()));
         assert_ne!(to.src.ip(), packet.src.ip());
-        assert_eq!(to, Packet { eth_src: packet.eth_dst, eth_dst: packet.eth_src, ..expected });
-    } else {
-        assert_eq!((ran.verdict, to.src), (Verdict::Next, packet.src), "the client's address is kept");
-        assert_eq!(to, expected);
     }
-    assert_entries(node, row, (packet.src, packet.dst), (to.src, to.dst), is_hairpin);
+    match source {
+        Source::Node => {
+            assert_eq!((to.eth_src, to.eth_dst), (packet.eth_dst, packet.eth_src), "what reaches itself goes back to where it came from");
+            assert_eq!(to, Packet { eth_src: packet.eth_dst, eth_dst: packet.eth_src, ..expected });
+        }
+        Source::Masqueraded => {
+            // The kernel writes the next hop's hardware address.
+            let expected = Packet { ttl: expected.ttl - 1, eth_src: to.eth_src, eth_dst: to.eth_dst, ..expected };
+            assert_eq!(to, expected, "the node is a router");
+        }
+        Source::Client => {
+            assert_eq!((ran.verdict, to.src), (Verdict::Next, packet.src), "the client's address is kept");
+            assert_eq!(to, expected);
+        }
+    }
+    assert_entries(node, row, (packet.src, packet.dst), (to.src, to.dst), source);
 
     let again = node.run(row.hook, &row.frame).unwrap();
     assert_eq!(&again, ran, "the same packet is translated in the same way");
     let mut lengths = vec![row.frame.len(); 2];
     if row.counted.contains(&Reason::NewFlow) {
         assert_counted(node, &[]);
-        lengths.push(answer(node, row.hook, &packet, &to, is_hairpin));
+        lengths.push(answer(node, row.hook, &packet, &to, source));
     } else {
         assert_counted(node, &row.counted);
     }
@@ -203,7 +225,7 @@ fn translated(len: usize, ran: &Ran) -> Packet {
 
 type Ends = (SocketAddr, SocketAddr);
 
-fn assert_entries(node: &TestNode, row: &Row, from: Ends, to: Ends, is_hairpin: bool) {
+fn assert_entries(node: &TestNode, row: &Row, from: Ends, to: Ends, source: Source) {
     if !row.counted.contains(&Reason::NewFlow) {
         assert_eq!(entries(node), []);
         return;
@@ -214,34 +236,42 @@ fn assert_entries(node: &TestNode, row: &Row, from: Ends, to: Ends, is_hairpin: 
         Transport::Tcp { flags, .. } if flags & (flags::SYN | flags::ACK) != flags::SYN => FlowState::ESTABLISHED,
         Transport::Tcp { .. } | Transport::Udp => FlowState::NEW,
     };
-    let protocol = transport.protocol();
+    let (protocol, masqueraded) =
+        (transport.protocol(), if source == Source::Masqueraded { FlowState::MASQUERADED } else { FlowState::NEW });
+    let state = state.with(masqueraded);
     let forward = Entry { side: Side::Ingress, protocol, from, to, state };
     let reply = Entry {
-        side: if is_hairpin { Side::Ingress } else { Side::Egress },
+        side: if source == Source::Client { Side::Egress } else { Side::Ingress },
         protocol,
         from: (to.1, to.0),
         to: (from.1, from.0),
-        state: FlowState::REPLY,
+        state: FlowState::REPLY.with(masqueraded),
     };
     let found = entries(node);
     assert!(found.len() == 2 && found.contains(&forward) && found.contains(&reply), "{found:#?}");
 }
 
 /// The backend's answer reaches the client as one of the service. Yields its length.
-fn answer(node: &mut TestNode, hook: Hook, packet: &Packet, translated: &Packet, is_hairpin: bool) -> usize {
-    let (hook, verdict) = if is_hairpin { (hook, Verdict::Redirect) } else { (hook.opposite(), Verdict::Next) };
+fn answer(node: &mut TestNode, hook: Hook, packet: &Packet, translated: &Packet, source: Source) -> usize {
+    let (hook, verdict) = if source == Source::Client { (hook.opposite(), Verdict::Next) } else { (hook, Verdict::Redirect) };
     let mut answer = translated.clone().reversed();
     let mut expected = packet.clone().reversed();
-    if is_hairpin {
+    match source {
         // A pod's packets all enter the node by the same pair of hardware addresses.
-        (answer.eth_src, answer.eth_dst) = (packet.eth_src, packet.eth_dst);
-    } else {
-        (expected.eth_src, expected.eth_dst) = (answer.eth_src, answer.eth_dst);
+        Source::Node => (answer.eth_src, answer.eth_dst) = (packet.eth_src, packet.eth_dst),
+        Source::Client => (expected.eth_src, expected.eth_dst) = (answer.eth_src, answer.eth_dst),
+        Source::Masqueraded => {
+            expected.ttl = answer.ttl - 1;
+        }
     }
     let ran = node.run(hook, &answer.build()).unwrap();
     assert_eq!(ran.verdict, verdict);
     verify_checksums(&ran.frame).unwrap();
-    assert_eq!(Packet::decode(&ran.frame).unwrap(), expected);
+    let answered = Packet::decode(&ran.frame).unwrap();
+    if source == Source::Masqueraded {
+        (expected.eth_src, expected.eth_dst) = (answered.eth_src, answered.eth_dst);
+    }
+    assert_eq!(answered, expected);
     assert_counted(node, &[]);
     ran.frame.len()
 }

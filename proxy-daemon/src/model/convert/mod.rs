@@ -6,13 +6,15 @@
 mod endpoint_slice;
 mod node;
 mod service;
+mod service_cidr;
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proxy_common::Protocol;
 
-pub use self::{endpoint_slice::endpoint_slice, node::node, service::service};
+pub use self::{endpoint_slice::endpoint_slice, node::node, service::service, service_cidr::service_cidr};
 use super::ObjectName;
 
 /// What became of an object.
@@ -77,12 +79,6 @@ pub enum Problem {
         /// What stands there.
         protocol: String,
     },
-    /// A protocol that is not served yet.
-    #[error("spec.ports: port {port:?} is not served: SCTP is not supported yet")]
-    SctpNotServed {
-        /// The port's name.
-        port: String,
-    },
     /// A second port of the same name and protocol.
     #[error("spec.ports: there are two {protocol} ports named {port:?}, the first one counts")]
     DuplicatePort {
@@ -102,9 +98,14 @@ pub enum Problem {
     /// An affinity timeout outside of the API's bounds.
     #[error("spec.sessionAffinityConfig.clientIP.timeoutSeconds: {0} is not between 1 and 86400, the default is used")]
     AffinityTimeout(i32),
-    /// Access to the load balancer's addresses is meant to be limited.
-    #[error("spec.loadBalancerSourceRanges is not enforced yet: every client may use the load balancer's addresses")]
-    SourceRangesNotEnforced,
+    /// A network cannot be parsed.
+    #[error("{field}: {value:?} is not a network such as 192.0.2.0/24 or 2001:db8::/32")]
+    NotANetwork {
+        /// Where it stands.
+        field: &'static str,
+        /// What stands there.
+        value: String,
+    },
     /// A slice that says of no Service that it belongs to it.
     #[error("the label kubernetes.io/service-name is missing, so these endpoints belong to no Service")]
     NoServiceLabel,
@@ -146,6 +147,18 @@ fn unicast_address(field: &'static str, value: &str) -> Result<IpAddr, Problem> 
         return Err(Problem::AddressNotAllowed { field, addr });
     }
     Ok(addr)
+}
+
+/// Parses a network in any form the API has ever accepted, with blanks around it and with bits beyond its prefix, which are cut off.
+fn network(field: &'static str, value: &str) -> Result<IpNet, Problem> {
+    let parse = || {
+        let (addr, prefix_len) = value.trim().split_once('/')?;
+        let addr = addr.parse().ok().or_else(|| ipv4_with_leading_zeros(addr))?;
+        let is_number = prefix_len.bytes().all(|byte| byte.is_ascii_digit());
+        let prefix_len = prefix_len.parse().ok().filter(|_| is_number)?;
+        Some(IpNet::new(addr, prefix_len).ok()?.trunc())
+    };
+    parse().ok_or_else(|| Problem::NotANetwork { field, value: value.to_owned() })
 }
 
 /// Old objects may hold `010.0.0.1`, which means 10.0.0.1 there.
@@ -190,6 +203,17 @@ mod tests {
         assert_eq!(parse("::ffff:10.0.0.1"), "10.0.0.1");
         for wrong in ["", "10.0.0", "10.0.0.256", "10.0.0.1.2", "10.0.0.+1", "ten", "10.0.0.1/24"] {
             assert!(address("field", wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn networks_are_parsed_leniently_and_lose_their_host_bits() {
+        let parse = |text| network("field", text).unwrap().to_string();
+        assert_eq!(parse(" 010.001.0.9/16\n"), "10.1.0.0/16");
+        assert_eq!(parse("0.0.0.0/0"), "0.0.0.0/0");
+        assert_eq!(parse("fd00:0::1/64"), "fd00::/64");
+        for wrong in ["", "10.0.0.1", "10.0.0.0/", "10.0.0.0/33", "10.0.0.0/+8", "10.0.0.0/8/8", "fd00::/129", "/8"] {
+            assert!(network("field", wrong).is_err(), "{wrong}");
         }
     }
 

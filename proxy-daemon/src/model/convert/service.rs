@@ -2,10 +2,10 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{self as api, LoadBalancerIngress, ServiceSpec};
-use proxy_common::Protocol;
 
-use super::{Converted, LABEL_PROXY_NAME, Problem, address, collect, label, object_name, port_number, protocol, unicast_address};
+use super::{Converted, LABEL_PROXY_NAME, Problem, address, collect, label, network, object_name, port_number, protocol, unicast_address};
 use crate::model::{Service, ServiceKind, ServicePort, TrafficPolicy};
 
 const DEFAULT_AFFINITY: Duration = Duration::from_hours(3);
@@ -28,15 +28,13 @@ pub fn service(service: &api::Service) -> Converted<Service> {
         cluster_ips,
         external_ips: collect(&mut problems, external_ips(spec)),
         load_balancer_ips: collect(&mut problems, load_balancer_ips(service)),
+        source_ranges: collect(&mut problems, source_ranges(spec)),
         internal_policy: policy(&mut problems, "spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref()),
         external_policy: policy(&mut problems, "spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref()),
         affinity: affinity(&mut problems, spec),
         ports: ports(&mut problems, spec),
         name: name.clone(),
     };
-    if spec.load_balancer_source_ranges.as_ref().is_some_and(|ranges| !ranges.is_empty()) && !object.load_balancer_ips.is_empty() {
-        problems.push(Problem::SourceRangesNotEnforced);
-    }
     Converted { name, object: Some(object), problems }
 }
 
@@ -89,6 +87,13 @@ fn load_balancer_ips(service: &api::Service) -> impl Iterator<Item = Result<IpAd
     ips.filter(|ip| !ip.is_empty()).map(|ip| unicast_or_link_local("status.loadBalancer.ingress", ip))
 }
 
+/// As kube-proxy reads them: an entry that is no network is left out, so that a list in which none is one limits nobody. That opens what was
+/// meant to be closed, but the API server takes no such list, and a node with kube-proxy beside one with Shunt must not differ.
+fn source_ranges(spec: &ServiceSpec) -> impl Iterator<Item = Result<IpNet, Problem>> + '_ {
+    let ranges = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
+    ranges.iter().filter(|range| !range.trim().is_empty()).map(|range| network("spec.loadBalancerSourceRanges", range))
+}
+
 fn policy(problems: &mut Vec<Problem>, field: &'static str, value: Option<&str>) -> TrafficPolicy {
     match value {
         None | Some("Cluster" | "") => TrafficPolicy::Cluster,
@@ -135,9 +140,6 @@ fn ports(problems: &mut Vec<Problem>, spec: &ServiceSpec) -> Vec<ServicePort> {
 fn port(port: &api::ServicePort) -> Result<ServicePort, Problem> {
     let name = port.name.as_deref().unwrap_or("");
     let protocol = protocol(name, port.protocol.as_deref())?;
-    if protocol == Protocol::Sctp {
-        return Err(Problem::SctpNotServed { port: name.to_owned() });
-    }
     let node_port = match port.node_port {
         None | Some(0) => 0,
         Some(number) => port_number("spec.ports.nodePort", number)?,
@@ -147,6 +149,8 @@ fn port(port: &api::ServicePort) -> Result<ServicePort, Problem> {
 
 #[cfg(test)]
 mod tests {
+    use proxy_common::Protocol;
+
     use super::*;
 
     fn convert(spec: &str) -> Converted<Service> {
@@ -190,8 +194,17 @@ mod tests {
                     {name: c, port: 83, nodePort: 70000}, {name: d, port: 84, protocol: SCTP}]";
         let service = convert(spec).object.unwrap();
         assert_eq!((service.cluster_ips.len(), service.external_ips.len()), (1, 1));
-        assert_eq!(service.ports, [ServicePort { name: "a".into(), protocol: Protocol::Tcp, port: 80, node_port: 0 }]);
-        assert_eq!(problems(spec).len(), 7, "{:#?}", problems(spec));
+        let ports: Vec<_> = service.ports.iter().map(|port| (&*port.name, port.protocol, port.port)).collect();
+        assert_eq!(ports, [("a", Protocol::Tcp, 80), ("d", Protocol::Sctp, 84)]);
+        assert_eq!(problems(spec).len(), 6, "{:#?}", problems(spec));
+    }
+
+    #[test]
+    fn source_ranges_are_trimmed_and_each_that_is_none_is_a_problem() {
+        let spec = "clusterIP: 10.0.0.1, loadBalancerSourceRanges: [\" 192.0.2.7/24 \", \"\", fd00::/8, 192.0.2.1, ten]";
+        let ranges: Vec<_> = convert(spec).object.unwrap().source_ranges.iter().map(ToString::to_string).collect();
+        assert_eq!(ranges, ["192.0.2.0/24", "fd00::/8"]);
+        assert_eq!(problems(spec).len(), 2, "{:#?}", problems(spec));
     }
 
     #[test]

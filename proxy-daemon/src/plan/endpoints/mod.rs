@@ -12,7 +12,7 @@
 //! 4. When nobody can serve anywhere, new flows are rejected. When somebody could, but not under the policy, they are dropped.
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::net::SocketAddr;
 

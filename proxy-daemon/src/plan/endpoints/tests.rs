@@ -43,7 +43,7 @@ const HINTED: &str = "e3 r@l z:a, e4 r@l z:b, e5 r@r z:b, e6 r@r z:a";
 const TABLE: &[Row] = &[
     row("S1", CLUSTER, ZONE_A, "", ["-", "n/a", "-"], false),
     row("S2", CLUSTER, ZONE_A, SPREAD, ["e1,e4", "n/a", "e1,e4"], true),
-    row("S3 no zone label", CLUSTER, None, SPREAD, ["e1,e2,e3,e4", "n/a", "e1,e2,e3,e4"], true),
+    row("S3 and S4: no zone label, or an empty one", CLUSTER, None, SPREAD, ["e1,e2,e3,e4", "n/a", "e1,e2,e3,e4"], true),
     row("S5", CLUSTER, Some("b"), "e1 r z:a, e2 r z:a", ["e1,e2", "n/a", "e1,e2"], true),
     row("S6", CLUSTER, ZONE_A, "e1 r z:a, e2 r z:b, e3 r, e4 r z:a", ["e1,e2,e3,e4", "n/a", "e1,e2,e3,e4"], true),
     row("S7", CLUSTER, ZONE_A, "e1 u z:a, e2 r z:b, e3 r z:b, e4 r z:a", ["e4", "n/a", "e4"], true),
@@ -108,7 +108,8 @@ fn every_situation_is_judged_as_by_kube_proxy() {
     }
 }
 
-fn endpoint(text: &str) -> Option<(String, bool, Endpoint)> {
+/// The name of an endpoint, whether it runs on this node, and what is known of it; nothing for an empty text.
+pub(in crate::plan) fn endpoint(text: &str) -> Option<(String, bool, Endpoint)> {
     let mut words = text.split_whitespace();
     let name = words.next()?;
     let (state, place) = words.next().map(|word| word.split_once('@').unwrap_or((word, "r")))?;

@@ -5,14 +5,18 @@
 
 mod objects;
 
-use std::{collections::BTreeMap, env};
+use std::{collections::BTreeMap, env, net::IpAddr};
 
 use objects::{Chance, node, service, slice, spoil};
+use proxy_common::Undefined;
 use serde_json::Value;
 
 use super::{tests::Fake, *};
 use crate::{
-    model::{Event, NodeInfo, ObjectName, Service, Slice, convert},
+    model::{
+        Event, convert,
+        testing::{Objects, empty_lists, model_of},
+    },
     plan::{BackendSet, ServicePlan, plan_all},
     tables::{Scope, tests::kernel::Outcome},
 };
@@ -21,7 +25,8 @@ use crate::{
 const CHANGES: u64 = 600;
 const HISTORY: u64 = 200;
 /// Nothing has rested for long enough to be used again, so there is room for all that ever was.
-const SIZES: Sizes = Sizes { frontends: 1024, rows: 1 << 16, backends: 1 << 18, live: 1 << 18, services: 1 << 14 };
+const SIZES: Sizes =
+    Sizes { frontends: 1024, rows: 1 << 16, backends: 1 << 18, live: 1 << 18, services: 1 << 14, sources: 1 << 14, cluster_ips: 1024 };
 
 #[test]
 fn any_history_of_any_objects_is_followed() {
@@ -44,30 +49,28 @@ struct History {
     reconciler: Reconciler<Fake>,
 }
 
-/// The objects as they are now, as far as they are to be served.
-#[derive(Default)]
-struct Objects {
-    services: BTreeMap<ObjectName, Service>,
-    slices: BTreeMap<ObjectName, Slice>,
-    node: Option<NodeInfo>,
-}
-
 // === impl History ===
 
 impl History {
     fn new(seed: u64) -> Self {
-        let mut reconciler = Reconciler::new("n1".to_owned(), SIZES, Fake::default());
-        reconciler.set_machine(vec!["192.0.2.9".parse().unwrap()]);
+        let mut reconciler = Reconciler::new("n1".to_owned(), Settings::default(), SIZES, Fake::default());
+        reconciler.set_machine(Machine::with(&["192.0.2.9".parse().unwrap()]));
         for change in empty_lists() {
             reconciler.change(change);
         }
         Self { chance: Chance(seed), objects: Objects::default(), reconciler }
     }
 
-    /// One change, and the round that follows it.
+    /// One change, and the round that follows it. The machine changes, too: its addresses are endpoints and ClusterIPs at times.
     fn step(&mut self) {
+        if self.chance.below(8) == 0 {
+            let own = self.chance.some_of(["192.0.2.9", "10.1.0.1", "10.96.0.3", "fd00::2", "203.0.113.1"].iter());
+            let own: Vec<IpAddr> = own.iter().map(|addr| addr.parse().unwrap()).collect();
+            self.reconciler
+                .set_machine(Machine { preferred: vec!["192.0.2.9".parse().unwrap()], own: Arc::new(own.into_iter().collect()) });
+        }
         let change = match self.chance.below(16) {
-            0 => self.objects.lists(&mut self.chance),
+            0 => lists(&self.objects, &mut self.chance),
             1..6 => self.change_of(service, |object| convert::service(&object), Change::Service),
             6..15 => self.change_of(slice, |object| convert::endpoint_slice(&object), Change::Slice),
             _ => self.change_of(node, |object| convert::node(&object), Change::Node),
@@ -78,6 +81,8 @@ impl History {
         while self.reconciler.round().retry {
             self.reconciler.retry();
         }
+        self.reconciler.maps.refuse_in = None;
+        self.reconciler.sweep(Instant::now()).unwrap();
     }
 
     /// What a source makes of an object that is new, has changed or is gone. One that cannot be read changes nothing.
@@ -107,7 +112,9 @@ impl History {
         let facts = &self.reconciler.facts;
         let plans = plan_all(&self.reconciler.model, facts);
         for _ in 0..2 {
-            let fresh = self.objects.model(&mut self.chance);
+            let mut changes = self.objects.changes();
+            self.chance.shuffle(&mut changes);
+            let fresh = model_of(changes);
             assert_eq!(plan_all(&fresh, facts), plans, "the same objects in another order");
             assert_eq!(fresh.lost_claims(), self.reconciler.model.lost_claims());
         }
@@ -134,56 +141,39 @@ impl History {
                 assert_eq!(&found, set, "{addr} {scope:?}");
             }
         }
+        self.check_cluster_ips(plans);
+        self.check_sources(plans);
         assert_eq!(kernel.snapshot().frontends.len(), planned, "a frontend that nobody planned");
         planned as u64
     }
 }
 
-fn empty_lists() -> [Change; 3] {
-    [Change::Service(Event::Reset(vec![])), Change::Slice(Event::Reset(vec![])), Change::Node(Event::Reset(vec![]))]
-}
-
-// === impl Objects ===
-
-impl Objects {
-    fn take(&mut self, change: &Change) {
-        match change {
-            Change::Service(event) => take(&mut self.services, event, |service| &service.name),
-            Change::Slice(event) => take(&mut self.slices, event, |slice| &slice.name),
-            Change::Node(Event::Applied(node)) => self.node = Some(node.clone()),
-            Change::Node(Event::Deleted(_)) => self.node = None,
-            Change::Node(Event::Reset(nodes)) => self.node = nodes.first().cloned(),
-        }
+impl History {
+    /// Every ClusterIP is there, and is left to the node if it has the address.
+    fn check_cluster_ips(&self, plans: &BTreeMap<ServicePortName, ServicePlan>) {
+        let served = plans.iter().filter(|(name, _)| !self.reconciler.refused.contains_key(*name));
+        let planned: BTreeMap<IpAddr, Undefined> = served.flat_map(|(_, plan)| plan.cluster_ips.clone()).collect();
+        assert_eq!(self.reconciler.maps.kernel.cluster_ips.clone(), planned);
     }
 
-    /// A list of all objects of a kind that are left, as after a connection was lost: their order and some of them are gone.
-    fn lists(&self, chance: &mut Chance) -> Change {
-        if chance.below(2) == 0 {
-            Change::Service(Event::Reset(chance.some_of(self.services.values())))
-        } else {
-            Change::Slice(Event::Reset(chance.some_of(self.slices.values())))
+    /// Every limited frontend lets in whom it must, and nobody else.
+    fn check_sources(&self, plans: &BTreeMap<ServicePortName, ServicePlan>) {
+        let served = plans.iter().filter(|(name, _)| !self.reconciler.refused.contains_key(*name));
+        for (plan, addr, frontend) in served.flat_map(|(_, plan)| plan.frontends.iter().map(move |(addr, frontend)| (plan, addr, frontend)))
+        {
+            for client in ["10.1.2.3", "192.0.2.1", "198.51.100.7", "fd00::7", "2001:db8::7"].map(|client| client.parse().unwrap()) {
+                let is_let_in = !frontend.has_source_ranges || plan.sources.iter().any(|source| source.contains(&client));
+                assert_eq!(self.reconciler.maps.kernel.lets_in(addr, client), is_let_in, "{addr} {client}");
+            }
         }
-    }
-
-    /// A model that has heard of these objects in some order.
-    fn model(&self, chance: &mut Chance) -> Model {
-        let services = self.services.values().cloned().map(|service| Change::Service(Event::Applied(service)));
-        let slices = self.slices.values().cloned().map(|slice| Change::Slice(Event::Applied(slice)));
-        let node = self.node.iter().cloned().map(|node| Change::Node(Event::Applied(node)));
-        let mut changes: Vec<_> = services.chain(slices).chain(node).collect();
-        chance.shuffle(&mut changes);
-        let mut model = Model::default();
-        for change in empty_lists().into_iter().chain(changes) {
-            model.apply(change);
-        }
-        model
     }
 }
 
-fn take<T: Clone>(objects: &mut BTreeMap<ObjectName, T>, event: &Event<T>, name: fn(&T) -> &ObjectName) {
-    match event {
-        Event::Applied(object) => drop(objects.insert(name(object).clone(), object.clone())),
-        Event::Deleted(gone) => drop(objects.remove(gone)),
-        Event::Reset(all) => *objects = all.iter().map(|object| (name(object).clone(), object.clone())).collect(),
+/// A list of all objects of a kind that are left, as after a connection was lost: their order and some of them are gone.
+fn lists(objects: &Objects, chance: &mut Chance) -> Change {
+    if chance.below(2) == 0 {
+        Change::Service(Event::Reset(chance.some_of(objects.services.values())))
+    } else {
+        Change::Slice(Event::Reset(chance.some_of(objects.slices.values())))
     }
 }

@@ -7,7 +7,7 @@ pub(super) fn service(chance: &mut Chance) -> Value {
     let port = |chance: &mut Chance, name| {
         // A frontend may be the very address and port at which node ports are served.
         let (port, node_port) = ([80, 81, 30_000][chance.below(3)], [0, 30_000, 30_001][chance.below(3)]);
-        json!({"name": name, "protocol": chance.of(&["TCP", "UDP"]), "port": port, "nodePort": node_port})
+        json!({"name": name, "protocol": chance.of(&["TCP", "UDP", "SCTP"]), "port": port, "nodePort": node_port})
     };
     json!({
         "metadata": {"name": format!("s{name}"), "namespace": "d", "creationTimestamp": chance.of(&["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"])},
@@ -17,6 +17,7 @@ pub(super) fn service(chance: &mut Chance) -> Value {
             "externalIPs": [chance.of(&["198.51.100.1", "10.96.0.1", "fd00::1", "192.0.2.1"])],
             "internalTrafficPolicy": chance.of(&["Cluster", "Local"]),
             "externalTrafficPolicy": chance.of(&["Cluster", "Local"]),
+            "loadBalancerSourceRanges": ([json!([]), json!(["10.0.0.0/8", "fd00::/8"]), json!(["192.0.2.0/24"])][chance.below(3)]),
             "sessionAffinity": chance.of(&["None", "ClientIP"]),
             "ports": [port(chance, "a"), port(chance, "b")],
         },
@@ -31,7 +32,7 @@ pub(super) fn slice(chance: &mut Chance) -> Value {
         json!({
             "addresses": [host(chance)],
             "conditions": {"ready": chance.below(3) > 0, "serving": chance.below(3) > 0, "terminating": chance.below(3) == 0},
-            "nodeName": chance.of(&["n1", "n2"]),
+            "nodeName": ([json!("n1"), json!("n2"), json!(null)][chance.below(3)]),
             "hints": {"forZones": [{"name": chance.of(&["a", "b"])}]},
         })
     };

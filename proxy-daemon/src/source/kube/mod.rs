@@ -1,4 +1,5 @@
-//! The API server as a source: one watch for Services, one for `EndpointSlice`s, one for the own Node.
+//! The API server as a source: one watch for Services, one for `EndpointSlice`s, one for the own Node, and one for `ServiceCIDR`s, which not every
+//! server has.
 //!
 //! The server filters, each object is converted and dropped as it arrives, and while the server is away the model stays as it was.
 
@@ -11,6 +12,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use k8s_openapi::api::{
     core::v1::{Node, Service},
     discovery::v1::EndpointSlice,
+    networking::v1::ServiceCIDR,
 };
 use kube::{
     Api, Client, Config,
@@ -48,6 +50,7 @@ pub(super) async fn start(kubeconfig: Option<&Path>, node_name: &str, changes: &
         convert: convert::service,
         change: Change::Service,
         required: None,
+        if_unknown: None,
     };
     let slices = Watch {
         kind: "EndpointSlice",
@@ -56,18 +59,30 @@ pub(super) async fn start(kubeconfig: Option<&Path>, node_name: &str, changes: &
         convert: convert::endpoint_slice,
         change: Change::Slice,
         required: None,
+        if_unknown: None,
     };
     let node = Watch {
         kind: "Node",
-        api: Api::<Node>::all(client),
+        api: Api::<Node>::all(client.clone()),
         config: watcher::Config::default().fields(&format!("metadata.name={node_name}")),
         convert: convert::node,
         change: Change::Node,
         required: Some(node_name.into()),
+        if_unknown: None,
+    };
+    let service_cidrs = Watch {
+        kind: "ServiceCIDR",
+        api: Api::<ServiceCIDR>::all(client),
+        config: watcher::Config::default(),
+        convert: convert::service_cidr,
+        change: Change::ServiceCidr,
+        required: None,
+        if_unknown: Some("packets to ClusterIPs that no Service has are not dropped"),
     };
     tokio::spawn(services.run(Arc::clone(&connection), changes.clone()));
     tokio::spawn(slices.run(Arc::clone(&connection), changes.clone()));
-    tokio::spawn(node.run(connection, changes.clone()));
+    tokio::spawn(node.run(Arc::clone(&connection), changes.clone()));
+    tokio::spawn(service_cidrs.run(connection, changes.clone()));
     Ok(())
 }
 

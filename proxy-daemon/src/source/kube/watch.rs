@@ -29,6 +29,9 @@ const REFUSALS: u32 = 3;
 /// The first and the longest time before a server that refused is asked again.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
+/// After what time a server that does not know a kind is asked again: it may have been replaced by a newer one.
+const ASK_FOR_KIND: Duration = Duration::from_mins(10);
+
 /// What is watched, and what becomes of it.
 pub(super) struct Watch<K, T> {
     pub(super) kind: &'static str,
@@ -38,6 +41,8 @@ pub(super) struct Watch<K, T> {
     pub(super) change: fn(Event<T>) -> Change,
     /// The object without which the first list is not complete.
     pub(super) required: Option<Arc<str>>,
+    /// What it means that the server does not know the kind, if that may be.
+    pub(super) if_unknown: Option<&'static str>,
 }
 
 /// Why a watch ended.
@@ -61,6 +66,8 @@ struct Progress<K, T> {
     is_listed: bool,
     /// How often in a row the server refused.
     refused: u32,
+    /// That the server does not know the kind was said.
+    told_unknown: bool,
 }
 
 // === impl Watch ===
@@ -81,6 +88,7 @@ where
             list: Vec::new(),
             is_listed: false,
             refused: 0,
+            told_unknown: false,
         };
         let config = progress.watch.config.clone();
         if let End::NoStreamingLists = progress.follow(config.clone().streaming_lists()).await {
@@ -109,6 +117,11 @@ where
                 None => return End::Closed,
                 Some(Ok(event)) => self.accept(event),
                 Some(Err(error)) if is_streaming && is_unknown_request(&error) => return End::NoStreamingLists,
+                Some(Err(error)) if self.watch.if_unknown.is_some() && is_unknown_kind(&error) => {
+                    self.tell_unknown();
+                    self.pause_for(ASK_FOR_KIND).await;
+                    None
+                }
                 Some(Err(error)) => {
                     self.report(&error);
                     self.pause().await;
@@ -185,6 +198,20 @@ where
         }
     }
 
+    async fn pause_for(&self, time: Duration) {
+        tokio::select! {
+            () = sleep(time) => {}
+            () = self.changes.closed() => {}
+        }
+    }
+
+    /// Says once that the server does not know the kind.
+    fn tell_unknown(&mut self) {
+        if let Some(meaning) = self.watch.if_unknown.filter(|_| !std::mem::replace(&mut self.told_unknown, true)) {
+            info!(kind = self.watch.kind, "the API server does not know this kind: {meaning}");
+        }
+    }
+
     /// Whether the first list has to wait for an object that is not there yet: a node may start before its Node object exists.
     fn is_waited_for(&self) -> bool {
         let Some(name) = self.watch.required.as_ref().filter(|_| !self.is_listed) else { return false };
@@ -237,6 +264,12 @@ where
             debug!(kind, error = text, times = self.refused, "the API server refuses the watch");
         }
     }
+}
+
+/// Whether the server has no such kind.
+fn is_unknown_kind(error: &watcher::Error) -> bool {
+    let (watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error)) = error else { return false };
+    matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
 /// Whether the server does not know what it was asked, as older ones do not know of lists that come as streams.

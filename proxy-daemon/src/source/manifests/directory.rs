@@ -43,7 +43,8 @@ struct File {
 
 impl Directory {
     pub(super) fn new(path: &Path, node_name: &str) -> Self {
-        let kinds = [(Kind::Node, "Node"), (Kind::EndpointSlice, "EndpointSlice"), (Kind::Service, "Service")];
+        let kinds =
+            [(Kind::Node, "Node"), (Kind::ServiceCidr, "ServiceCIDR"), (Kind::EndpointSlice, "EndpointSlice"), (Kind::Service, "Service")];
         Self {
             path: path.to_owned(),
             node_name: node_name.to_owned(),
@@ -57,17 +58,22 @@ impl Directory {
     /// Reads everything for the first time: one complete list of each kind.
     pub(super) fn read_all(&mut self) -> Vec<Change> {
         self.refresh_all();
-        let (mut nodes, mut slices, mut services) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut nodes, mut cidrs, mut slices, mut services) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for key in self.holders.keys() {
             match self.object(key) {
                 Some(Object::Node(node)) => nodes.push(node.clone()),
+                Some(Object::ServiceCidr(cidr)) => cidrs.push(cidr.clone()),
                 Some(Object::Slice(slice)) => slices.push(slice.clone()),
                 Some(Object::Service(service)) => services.push(service.clone()),
                 None => {}
             }
         }
-        let lists = [Change::Node(Event::Reset(nodes)), Change::Slice(Event::Reset(slices))];
-        lists.into_iter().chain([Change::Service(Event::Reset(services))]).collect()
+        vec![
+            Change::Node(Event::Reset(nodes)),
+            Change::ServiceCidr(Event::Reset(cidrs)),
+            Change::Slice(Event::Reset(slices)),
+            Change::Service(Event::Reset(services)),
+        ]
     }
 
     /// Reads every file again, also to notice those that are gone.
@@ -213,6 +219,7 @@ fn deleted(key: &Key) -> Change {
     let name = key.name.clone();
     match key.kind {
         Kind::Node => Change::Node(Event::Deleted(name)),
+        Kind::ServiceCidr => Change::ServiceCidr(Event::Deleted(name)),
         Kind::EndpointSlice => Change::Slice(Event::Deleted(name)),
         Kind::Service => Change::Service(Event::Deleted(name)),
     }
@@ -221,6 +228,7 @@ fn deleted(key: &Key) -> Change {
 fn applied(object: Object) -> Change {
     match object {
         Object::Node(node) => Change::Node(Event::Applied(node)),
+        Object::ServiceCidr(cidr) => Change::ServiceCidr(Event::Applied(cidr)),
         Object::Slice(slice) => Change::Slice(Event::Applied(slice)),
         Object::Service(service) => Change::Service(Event::Applied(service)),
     }

@@ -6,13 +6,14 @@ use k8s_openapi::{
     api::{
         core::v1::{Node as ApiNode, Service as ApiService},
         discovery::v1::EndpointSlice as ApiSlice,
+        networking::v1::ServiceCIDR as ApiServiceCidr,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::model::{
-    NodeInfo, ObjectName, Service, Slice,
+    NodeInfo, ObjectName, Service, ServiceCidr, Slice,
     convert::{self, Converted, Problem},
 };
 
@@ -39,6 +40,7 @@ pub(super) struct Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Node,
+    ServiceCidr,
     EndpointSlice,
     Service,
 }
@@ -47,6 +49,7 @@ pub(super) enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Object {
     Node(NodeInfo),
+    ServiceCidr(ServiceCidr),
     Slice(Slice),
     Service(Service),
 }
@@ -137,9 +140,11 @@ impl Parsed {
             "Service" => self.service(document.to()?),
             "EndpointSlice" => self.slice(document.to()?),
             "Node" => self.node(document.to()?),
+            "ServiceCIDR" => self.service_cidr(document.to()?),
             "List" => self.items(document),
             "ServiceList" => document.to::<List<_>>()?.items.into_iter().try_for_each(|item| self.service(item)),
             "EndpointSliceList" => document.to::<List<_>>()?.items.into_iter().try_for_each(|item| self.slice(item)),
+            "ServiceCIDRList" => document.to::<List<_>>()?.items.into_iter().try_for_each(|item| self.service_cidr(item)),
             "NodeList" => document.to::<List<_>>()?.items.into_iter().try_for_each(|item| self.node(item)),
             _ => {
                 self.other_kinds.push(kind);
@@ -180,6 +185,13 @@ impl Parsed {
         complete(&mut node.metadata)?;
         node.metadata.namespace = None;
         self.add(Kind::Node, convert::node(&node), Object::Node);
+        Ok(())
+    }
+
+    fn service_cidr(&mut self, mut cidr: ApiServiceCidr) -> Result<(), String> {
+        complete(&mut cidr.metadata)?;
+        cidr.metadata.namespace = None;
+        self.add(Kind::ServiceCidr, convert::service_cidr(&cidr), Object::ServiceCidr);
         Ok(())
     }
 
@@ -240,6 +252,14 @@ mod tests {
         let parsed = parse_yaml("kind: Deployment\napiVersion: apps/v1\nspec: {replicas: nonsense}\n");
         assert_eq!(parsed.other_kinds, ["Deployment"]);
         assert!(parsed.malformed.is_empty());
+    }
+
+    #[test]
+    fn networks_of_services_are_read() {
+        let parsed = parse_yaml(
+            "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: kubernetes}\nspec: {cidrs: [10.96.0.0/12]}\n",
+        );
+        assert_eq!(names(&parsed), ["ServiceCidr kubernetes"]);
     }
 
     #[test]

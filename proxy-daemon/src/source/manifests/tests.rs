@@ -28,7 +28,7 @@ impl Followed {
         let (sender, changes) = mpsc::channel(64);
         start(&directory, "n1", sender).unwrap();
         let mut followed = Self { directory, changes, services: BTreeMap::new(), _temporary: temporary };
-        for _ in 0..3 {
+        for _ in 0..4 {
             followed.take().await;
         }
         followed

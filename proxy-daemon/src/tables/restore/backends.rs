@@ -9,14 +9,15 @@ use std::{
     sync::Arc,
 };
 
-use proxy_common::{BackendRef, Range, ServiceId, SlotRange};
+use proxy_common::{BackendFlags, BackendRef, Range, ServiceId, SlotRange};
 
 use super::found::{Found, Slot};
 use crate::{
     model::IpFamily,
+    plan::Backend,
     tables::{
         pools::Pools,
-        service::{LoadedSet, Service},
+        service::{self, LoadedSet, Service},
         wanted::parked_sets,
     },
 };
@@ -32,7 +33,7 @@ pub(super) struct Backends<'a> {
     found: &'a Found,
     references: BTreeMap<Name, BackendRef>,
     names: BTreeMap<BackendRef, Name>,
-    /// The slots of backends that no published set holds, sorted.
+    /// Backends that no published set holds, with the slots where they may have been parked, sorted.
     unpublished: BTreeMap<Name, Vec<u32>>,
 }
 
@@ -75,16 +76,19 @@ impl<'a> Backends<'a> {
     }
 
     /// The set that a range holds, if it is a proper one: all of it this service port's, in order and alive.
-    fn read_set(&mut self, id: ServiceId, family: IpFamily, slots: SlotRange) -> Option<Arc<[SocketAddr]>> {
+    fn read_set(&mut self, id: ServiceId, family: IpFamily, slots: SlotRange) -> Option<Arc<[Backend]>> {
         let indices = slots.base()..slots.base() + slots.count();
         let set: Vec<Slot> = indices.map(|index| self.found.slots(family).get(&index).copied()).collect::<Option<_>>()?;
         let is_proper = set.is_sorted_by(|a, b| a.addr < b.addr) && set.iter().all(|slot| slot.owner == id && self.learn(slot));
-        is_proper.then(|| set.iter().map(|slot| slot.addr).collect())
+        if !is_proper {
+            return None;
+        }
+        set.iter().map(|slot| service::backend(slot.addr, slot.flags)).collect()
     }
 
     /// Takes in what a slot tells, unless it is out of date or contradicts what is known.
     fn learn(&mut self, slot: &Slot) -> bool {
-        let Slot { addr, reference, owner } = *slot;
+        let Slot { addr, reference, owner, .. } = *slot;
         let name = (owner, addr);
         match (self.references.get(&name), self.names.get(&reference)) {
             (None, None) if self.found.lives(reference) => {
@@ -99,14 +103,18 @@ impl<'a> Backends<'a> {
 
     fn find_unpublished(&mut self, services: &BTreeMap<ServiceId, Service>, pools: &mut Pools) {
         let sets = services.values().flat_map(|service| service.sets.iter().map(move |set| (service.id, set)));
-        let published: BTreeSet<Name> = sets.flat_map(|(id, set)| set.backends.iter().map(move |addr| (id, *addr))).collect();
+        let published: BTreeSet<Name> = sets.flat_map(|(id, set)| set.backends.iter().map(move |backend| (id, backend.addr))).collect();
         for family in IpFamily::ALL {
             let found = self.found;
             for (index, slot) in found.slots(family) {
                 let name = (slot.owner, slot.addr);
                 let is_free = !published.contains(&name) && pools.slots(family).is_free(*index);
                 if is_free && services.contains_key(&slot.owner) && self.learn(slot) {
-                    self.unpublished.entry(name).or_default().push(*index);
+                    let slots = self.unpublished.entry(name).or_default();
+                    // Others are traces of a published set.
+                    if slot.flags == BackendFlags::NONE {
+                        slots.push(*index);
+                    }
                 }
             }
         }
@@ -125,14 +133,15 @@ impl<'a> Backends<'a> {
         }
     }
 
-    fn parked_at(&self, id: ServiceId, family: IpFamily, backends: &[SocketAddr], pools: &mut Pools) -> Option<SlotRange> {
+    fn parked_at(&self, id: ServiceId, family: IpFamily, backends: &[Backend], pools: &mut Pools) -> Option<SlotRange> {
         let count = u32::try_from(backends.len()).ok()?;
-        let starts = self.unpublished.get(&(id, *backends.first()?))?;
+        let starts = self.unpublished.get(&(id, backends.first()?.addr))?;
         let ranges = starts.iter().filter_map(|start| SlotRange::new(*start, count));
         ranges.into_iter().find(|range| {
             let mut expected = (range.base()..).zip(backends);
-            let holds =
-                |(index, addr): (u32, &SocketAddr)| self.unpublished.get(&(id, *addr)).is_some_and(|at| at.binary_search(&index).is_ok());
+            let holds = |(index, backend): (u32, &Backend)| {
+                self.unpublished.get(&(id, backend.addr)).is_some_and(|at| at.binary_search(&index).is_ok())
+            };
             expected.all(holds) && pools.slots(family).reserve(*range)
         })
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use proxy_common::{Address as _, Backend, BackendRef, Family, FrontendRow, RowIndex, ServiceId};
+use proxy_common::{Address as _, Backend, BackendFlags, BackendRef, Family, FrontendRow, RowIndex, ServiceId};
 
 use crate::{model::IpFamily, tables::change::Snapshot};
 
@@ -19,6 +19,7 @@ pub(super) struct Found {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Slot {
     pub(super) addr: SocketAddr,
+    pub(super) flags: BackendFlags,
     pub(super) reference: BackendRef,
     pub(super) owner: ServiceId,
 }
@@ -57,7 +58,7 @@ fn slots<F: Family>(rows: &[(u32, Backend<F>)]) -> BTreeMap<u32, Slot> {
     owned
         .map(|(index, row)| {
             let addr = SocketAddr::new(row.addr.to_ip(), row.port.to_host());
-            (*index, Slot { addr, reference: row.reference, owner: row.owner })
+            (*index, Slot { addr, flags: row.flags, reference: row.reference, owner: row.owner })
         })
         .collect()
 }

@@ -11,6 +11,7 @@ use std::{
     time::Instant,
 };
 
+use ipnet::IpNet;
 use proxy_common::{BackendRef, FrontendRef, Protocol, RowIndex, ServiceId, ServiceRow};
 
 use self::{
@@ -22,6 +23,7 @@ use super::{
     change::Snapshot,
     free::Indices,
     lives::Lives,
+    networks::ServiceNetworks,
     pools::{IDS_REST, Owner, ROWS_REST},
     service::{Frontend, Service},
     slots::Slots,
@@ -35,6 +37,11 @@ impl Tables {
         let mut tables = Self::new(sizes);
         tables.adopt_names(&snapshot.services);
         tables.adopt_frontends(&snapshot.frontends, &found);
+        tables.adopt_sources(&snapshot.sources);
+        for (addr, undefined) in &snapshot.cluster_ips {
+            tables.cluster_ips.find(*addr, *undefined);
+        }
+        tables.networks = ServiceNetworks { v4: snapshot.networks4, v6: snapshot.networks6 };
         let living = Backends::new(&found).adopt(&mut tables.services, &mut tables.pools);
         tables.restore_ids(now);
         tables.restore_rows(&found, now);
@@ -68,6 +75,13 @@ impl Tables {
                 self.owners.insert(addr, Owner::Stray(is_first.then_some(row)));
                 self.leftovers.frontends.push(addr);
             }
+        }
+    }
+
+    fn adopt_sources(&mut self, sources: &[(ServiceId, IpNet)]) {
+        for (id, network) in sources {
+            let owner = self.services.get_mut(id).map(|service| &mut service.sources);
+            self.sources.find(*id, network.trunc(), owner);
         }
     }
 

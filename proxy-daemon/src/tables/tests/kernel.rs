@@ -1,8 +1,14 @@
 //! Maps as the kernel has them, with a reader that follows them as the programs do, and that checks at every step what must never be.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
-use proxy_common::{Address as _, Backend, Family, FrontendRef, Range, RangeWord, ServiceRow, V4, V6};
+use ipnet::IpNet;
+use proxy_common::{
+    Address as _, Backend as Slot, Family, FrontendRef, Networks, Range, RangeWord, RowFlags, ServiceRow, Undefined, V4, V6,
+};
 
 use super::*;
 use crate::tables::pools::READERS_REST;
@@ -13,9 +19,13 @@ pub(crate) struct Kernel {
     pub(super) services: BTreeMap<ServiceId, ServiceRow>,
     pub(super) frontends: BTreeMap<FrontendAddr, FrontendRef>,
     pub(super) rows: BTreeMap<RowIndex, FrontendRow>,
-    pub(super) slots4: BTreeMap<u32, Backend<V4>>,
-    pub(super) slots6: BTreeMap<u32, Backend<V6>>,
+    pub(super) slots4: BTreeMap<u32, Slot<V4>>,
+    pub(super) slots6: BTreeMap<u32, Slot<V6>>,
     pub(super) live: BTreeMap<u32, BackendRef>,
+    pub(super) sources: BTreeSet<(ServiceId, IpNet)>,
+    pub(crate) cluster_ips: BTreeMap<IpAddr, Undefined>,
+    pub(crate) networks4: Option<Networks<V4>>,
+    pub(crate) networks6: Option<Networks<V6>>,
     rows_read: BTreeMap<RowIndex, Instant>,
     slots_read: BTreeMap<(IpFamily, u32), Instant>,
 }
@@ -26,7 +36,7 @@ pub(crate) enum Outcome {
     NoService,
     Reject,
     Drop,
-    Backends(ServiceId, Vec<SocketAddr>),
+    Backends(ServiceId, Vec<Backend>),
 }
 
 pub(super) const SCOPES: [Scope; 2] = [Scope::Internal, Scope::External];
@@ -53,6 +63,14 @@ impl Kernel {
             Change::Publish { row, scope, word } => *self.word_mut(*row, *scope) = *word,
             Change::RowFlags { row, flags } => self.rows.get_mut(row).unwrap().flags = *flags,
             Change::Affinity { row, secs } => self.rows.get_mut(row).unwrap().affinity_secs = *secs,
+            Change::InsertSource { id, network } => assert!(self.sources.insert((*id, *network))),
+            Change::RemoveSource { id, network } => assert!(self.sources.remove(&(*id, *network))),
+            Change::ClusterIp { addr, undefined: Some(undefined) } => {
+                assert_ne!(self.cluster_ips.insert(*addr, *undefined), Some(*undefined), "an entry was written in vain");
+            }
+            Change::ClusterIp { addr, undefined: None } => assert!(self.cluster_ips.remove(addr).is_some()),
+            Change::Networks4(networks) => self.networks4 = Some(*networks),
+            Change::Networks6(networks) => self.networks6 = Some(*networks),
             Change::InsertFrontend { addr, value } => assert_eq!(self.frontends.insert(*addr, *value), None, "an entry was rewritten"),
             Change::RemoveFrontend { addr } => assert!(self.frontends.remove(addr).is_some()),
         }
@@ -82,6 +100,13 @@ impl Kernel {
         }
     }
 
+    /// Whether a client may use a frontend that is there.
+    pub(crate) fn lets_in(&self, addr: &FrontendAddr, client: IpAddr) -> bool {
+        let Some(FrontendRef { service, row }) = self.frontends.get(addr) else { return true };
+        let is_limited = self.rows[row].flags.has(RowFlags::SOURCE_RANGES);
+        !is_limited || self.sources.iter().any(|(id, network)| id == service && network.contains(&client))
+    }
+
     pub(crate) fn snapshot(&self) -> Snapshot {
         fn pairs<K: Copy, V: Copy>(map: &BTreeMap<K, V>) -> Vec<(K, V)> {
             map.iter().map(|(key, value)| (*key, *value)).collect()
@@ -93,13 +118,17 @@ impl Kernel {
             backends4: pairs(&self.slots4),
             backends6: pairs(&self.slots6),
             live: pairs(&self.live),
+            sources: self.sources.iter().copied().collect(),
+            cluster_ips: pairs(&self.cluster_ips),
+            networks4: self.networks4,
+            networks6: self.networks6,
         }
     }
 
-    fn backend<F: Family>(&self, slot: Backend<F>, service: ServiceId) -> SocketAddr {
+    fn backend<F: Family>(&self, slot: Slot<F>, service: ServiceId) -> Backend {
         assert_eq!(slot.owner, service, "a slot of another service");
         assert_eq!(self.live.get(&slot.reference.index()), Some(&slot.reference), "a published backend does not live");
-        SocketAddr::new(slot.addr.to_ip(), slot.port.to_host())
+        service::backend(SocketAddr::new(slot.addr.to_ip(), slot.port.to_host()), slot.flags).expect("flags that are known")
     }
 
     fn set_live(&mut self, index: u32, reference: BackendRef) {
@@ -150,6 +179,7 @@ pub(super) fn assert_mirrors(tables: &Tables, kernel: &Kernel) {
             expected.frontends.insert(*addr, FrontendRef { service: service.id, row: frontend.row });
             assert_eq!(kernel.rows.get(&frontend.row), Some(&frontend.value));
         }
+        expected.sources.extend(service.sources.iter().map(|network| (service.id, *network)));
         expected.live.extend(service.backends.iter().map(|(_, reference)| (reference.index(), *reference)));
         for set in &service.sets {
             let filled = service.fill(set);
@@ -163,11 +193,14 @@ pub(super) fn assert_mirrors(tables: &Tables, kernel: &Kernel) {
     assert_eq!(kernel.services, expected.services);
     assert_eq!(kernel.frontends, expected.frontends);
     assert_eq!(kernel.live, expected.live);
+    assert_eq!(kernel.sources, expected.sources);
     assert!(expected.slots4.iter().all(|(index, slot)| kernel.slots4.get(index) == Some(slot)));
     assert!(expected.slots6.iter().all(|(index, slot)| kernel.slots6.get(index) == Some(slot)));
     let usage = tables.usage();
     let len = |len: usize| u32::try_from(len).unwrap();
     assert_eq!(usage.rows.used, len(expected.frontends.len()));
     assert_eq!((usage.slots4.used, usage.slots6.used), (len(expected.slots4.len()), len(expected.slots6.len())));
+    assert_eq!(usage.cluster_ips4.used + usage.cluster_ips6.used, len(kernel.cluster_ips.len()));
+    assert_eq!(usage.sources4.used + usage.sources6.used, len(expected.sources.len()));
     assert_eq!((usage.live.used, usage.services.used), (len(expected.live.len()), len(expected.services.len())));
 }

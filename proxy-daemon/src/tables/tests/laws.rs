@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use proptest::{prelude::*, sample::Index};
+use proxy_common::Undefined;
 
 use super::{
     kernel::{Kernel, Outcome, SCOPES, assert_mirrors},
@@ -11,7 +12,10 @@ use super::{
 
 const SERVICES: [&str; 4] = ["a", "b", "c", "d"];
 const FRONTENDS: [&str; 6] = ["10.96.0.1:80", "10.96.0.2:80", "10.96.0.3:80", "192.0.2.1:30080", "[fd00::1]:80", "[fd00::2]:80"];
-const TIGHT: Sizes = Sizes { frontends: 3, rows: 5, backends: 12, live: 9, services: 4 };
+const SOURCES: [&str; 5] = ["192.0.2.0/24", "192.0.2.8/32", "0.0.0.0/0", "fd00:2::/64", "fd00:2::8/128"];
+const CLUSTER_IPS: [&str; 4] = ["10.96.0.1", "10.96.0.2", "fd00::1", "fd00::2"];
+const CLIENTS: [&str; 5] = ["192.0.2.8", "192.0.2.9", "198.51.100.1", "fd00:2::8", "fd00:2::9"];
+const TIGHT: Sizes = Sizes { frontends: 3, rows: 5, backends: 12, live: 9, services: 4, sources: 3, cluster_ips: 2 };
 
 /// Brings a service port to a plan, after a while.
 #[derive(Clone, Debug)]
@@ -28,12 +32,18 @@ struct Wish {
 }
 
 /// Backends of a family, by the bits of a byte.
-fn backends(family: IpFamily, bits: u8) -> Vec<SocketAddr> {
+fn endpoints(family: IpFamily, bits: u8) -> Vec<SocketAddr> {
     let addr = |last: u8| match family {
         IpFamily::V4 => IpAddr::from([10, 1, 0, last]),
         IpFamily::V6 => IpAddr::from([0xfd01, 0, 0, 0, 0, 0, 0, u16::from(last)]),
     };
     (0..8).filter(|bit| bits & 1 << bit != 0).map(|last| SocketAddr::new(addr(last), 8080)).collect()
+}
+
+/// The same with where they are, by the bits of another byte.
+fn backends(family: IpFamily, bits: u8, elsewhere: u8) -> Vec<Backend> {
+    let far = endpoints(family, elsewhere);
+    endpoints(family, bits).into_iter().map(|addr| Backend { addr, is_elsewhere: far.contains(&addr) }).collect()
 }
 
 fn kind() -> impl Strategy<Value = FrontendKind> {
@@ -45,28 +55,40 @@ fn kind() -> impl Strategy<Value = FrontendKind> {
     ]
 }
 
-/// Which of the plan's three sets a frontend has inside and outside, or none of them.
-type Choice = (FrontendKind, usize, usize, bool);
+/// Which of the plan's three sets a frontend has inside and outside, or none of them; whether it has affinity, and is limited.
+type Choice = (FrontendKind, usize, usize, [bool; 2], Masquerade);
 
 fn a_plan() -> impl Strategy<Value = ServicePlan> {
-    let choice = (kind(), 0..4_usize, 0..4_usize, any::<bool>());
+    let masquerade = any::<[bool; 2]>().prop_map(|[internal, external]| Masquerade { internal, external });
+    let choice = (kind(), 0..4_usize, 0..4_usize, any::<[bool; 2]>(), masquerade);
     let frontends = proptest::collection::btree_map(0..FRONTENDS.len(), choice, 0..4);
-    (any::<[u8; 3]>(), frontends, any::<[u8; 2]>()).prop_map(|(sets, choices, live)| build(sets, &choices, live))
+    let elsewhere = prop_oneof![Just(0), any::<u8>()];
+    let sources = proptest::sample::subsequence(SOURCES.to_vec(), 0..=2);
+    let undefined = prop_oneof![Just(Undefined::REFUSE), Just(Undefined::LEAVE)];
+    let cluster_ips = proptest::collection::btree_map(0..CLUSTER_IPS.len(), undefined, 0..3);
+    (any::<[u8; 3]>(), elsewhere, frontends, any::<[u8; 2]>(), sources, cluster_ips).prop_map(
+        |(sets, elsewhere, choices, live, sources, cluster_ips)| {
+            let sources = sources.iter().map(|source| source.parse().unwrap()).collect();
+            let cluster_ips = cluster_ips.into_iter().map(|(index, undefined)| (CLUSTER_IPS[index].parse().unwrap(), undefined)).collect();
+            ServicePlan { sources, cluster_ips, ..build(sets, elsewhere, &choices, live) }
+        },
+    )
 }
 
-fn build(sets: [u8; 3], choices: &BTreeMap<usize, Choice>, live: [u8; 2]) -> ServicePlan {
-    let mut plan = ServicePlan { frontends: BTreeMap::new(), live: BTreeSet::new(), remote_only_notice: false };
-    for (&index, &(kind, internal, external, has_affinity)) in choices {
+fn build(sets: [u8; 3], elsewhere: u8, choices: &BTreeMap<usize, Choice>, live: [u8; 2]) -> ServicePlan {
+    let mut plan = ServicePlan::default();
+    for (&index, &(kind, internal, external, [has_affinity, has_source_ranges], masquerade)) in choices {
         let addr = frontend(FRONTENDS[index]);
-        let of = |choice: usize| match sets.get(choice).map(|bits| backends(IpFamily::of(addr.addr), *bits)) {
+        let of = |choice: usize| match sets.get(choice).map(|bits| backends(IpFamily::of(addr.addr), *bits, elsewhere)) {
             Some(backends) => set(backends),
             None => BackendSet::Drop,
         };
         let affinity = has_affinity.then_some(Duration::from_secs(30));
-        plan.frontends.insert(addr, FrontendPlan { kind, internal: of(internal), external: of(external), affinity });
+        plan.frontends
+            .insert(addr, FrontendPlan { kind, internal: of(internal), external: of(external), affinity, masquerade, has_source_ranges });
     }
     for (family, bits) in IpFamily::ALL.into_iter().zip(live) {
-        plan.live.extend(backends(family, bits));
+        plan.live.extend(endpoints(family, bits));
     }
     plan
 }
@@ -105,8 +127,24 @@ impl Wish {
         }
     }
 
+    fn lets_in(&self, addr: &FrontendAddr, client: IpAddr) -> bool {
+        let limited = self.plans.values().find(|plan| plan.frontends.get(addr).is_some_and(|frontend| frontend.has_source_ranges));
+        limited.is_none_or(|plan| plan.sources.iter().any(|source| source.contains(&client)))
+    }
+
+    fn undefined(&self, addr: IpAddr) -> Option<Undefined> {
+        let said: Vec<Undefined> = self.plans.values().filter_map(|plan| plan.cluster_ips.get(&addr).copied()).collect();
+        if said.contains(&Undefined::LEAVE) { Some(Undefined::LEAVE) } else { said.first().copied() }
+    }
+
     fn assert_holds(&self, tables: &Tables, kernel: &Kernel) {
+        for addr in CLUSTER_IPS.map(|addr| addr.parse().unwrap()) {
+            assert_eq!(kernel.cluster_ips.get(&addr).copied(), self.undefined(addr), "{addr}");
+        }
         for addr in FRONTENDS.map(frontend) {
+            for client in clients() {
+                assert_eq!(kernel.lets_in(&addr, client), self.lets_in(&addr, client), "{addr} {client}");
+            }
             for scope in SCOPES {
                 assert_eq!(kernel.resolve(&addr, scope), self.outcome(tables, &addr, scope), "{addr} {scope:?}");
             }
@@ -120,20 +158,33 @@ fn outcomes(kernel: &Kernel) -> Vec<Outcome> {
     FRONTENDS.map(frontend).iter().flat_map(|addr| SCOPES.map(|scope| kernel.resolve(addr, scope))).collect()
 }
 
+fn clients() -> [IpAddr; 5] {
+    CLIENTS.map(|client| client.parse().unwrap())
+}
+
+/// Who is let in where.
+fn let_in(kernel: &Kernel) -> Vec<bool> {
+    FRONTENDS.map(frontend).iter().flat_map(|addr| clients().map(|client| kernel.lets_in(addr, client))).collect()
+}
+
 /// Applies changes; after each, every client meets what it met before, what it is to meet afterwards, or, as a frontend changes hands,
 /// nothing.
 fn apply(kernel: &mut Kernel, changes: &[Change], now: Instant) {
-    let before = outcomes(kernel);
+    let (before, let_in_before) = (outcomes(kernel), let_in(kernel));
     let mut last = kernel.clone();
     for change in changes {
         last.apply(change, now);
     }
-    let afterwards = outcomes(&last);
+    let (afterwards, let_in_afterwards) = (outcomes(&last), let_in(&last));
     for change in changes {
         kernel.apply(change, now);
         for (outcome, (old, new)) in outcomes(kernel).into_iter().zip(before.iter().zip(&afterwards)) {
             let changes_hands = matches!(change, Change::RemoveFrontend { .. });
             assert!(outcome == *old || outcome == *new || changes_hands && outcome == Outcome::NoService, "{outcome:?} after {change:?}");
+        }
+        for (is_let_in, (old, new)) in let_in(kernel).into_iter().zip(let_in_before.iter().zip(&let_in_afterwards)) {
+            let changes_hands = matches!(change, Change::RemoveFrontend { .. });
+            assert!(is_let_in == *old || is_let_in == *new || changes_hands && is_let_in, "{is_let_in} after {change:?}");
         }
     }
 }
@@ -199,7 +250,8 @@ proptest! {
             apply(&mut kernel, &changes, now);
         }
         assert_mirrors(&tables, &kernel);
-        prop_assert!(kernel.frontends.is_empty() && kernel.services.is_empty() && kernel.live.is_empty());
+        prop_assert!(kernel.frontends.is_empty() && kernel.services.is_empty() && kernel.live.is_empty() && kernel.sources.is_empty());
+        prop_assert!(kernel.cluster_ips.is_empty());
         now = after(now, 2_000);
         let last = plan(&FRONTENDS[..3], 0..6);
         apply(&mut kernel, &tables.set(&name("last"), Some(&last), now).unwrap(), now);

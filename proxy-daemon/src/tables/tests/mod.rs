@@ -13,9 +13,9 @@ use std::{
 use proxy_common::Protocol;
 
 use super::*;
-use crate::plan::{BackendSet, FrontendKind, FrontendPlan};
+use crate::plan::{Backend, BackendSet, FrontendKind, FrontendPlan, Masquerade};
 
-const ROOMY: Sizes = Sizes { frontends: 64, rows: 128, backends: 4096, live: 4096, services: 64 };
+const ROOMY: Sizes = Sizes { frontends: 64, rows: 128, backends: 4096, live: 4096, services: 64, sources: 64, cluster_ips: 64 };
 
 fn name(service: &str) -> ServicePortName {
     ServicePortName::new("default", service, "http", Protocol::Tcp)
@@ -32,22 +32,34 @@ fn addrs(last: impl IntoIterator<Item = u8>) -> Vec<SocketAddr> {
     last.into_iter().map(|last| SocketAddr::new(IpAddr::from([10, 1, 0, last]), 8080)).collect()
 }
 
-fn set(backends: Vec<SocketAddr>) -> BackendSet {
+/// Backends of this node.
+fn here(addrs: &[SocketAddr]) -> Vec<Backend> {
+    addrs.iter().map(|addr| Backend { addr: *addr, is_elsewhere: false }).collect()
+}
+
+fn set(backends: Vec<Backend>) -> BackendSet {
     if backends.is_empty() { BackendSet::Reject } else { BackendSet::Backends(backends.into()) }
 }
 
 fn cluster_ip(internal: BackendSet, external: BackendSet) -> FrontendPlan {
-    FrontendPlan { kind: FrontendKind::ClusterIp, internal, external, affinity: None }
+    FrontendPlan {
+        kind: FrontendKind::ClusterIp,
+        internal,
+        external,
+        affinity: None,
+        masquerade: Masquerade::default(),
+        has_source_ranges: false,
+    }
 }
 
 /// A plan in which every frontend has these backends for everybody.
 fn plan(frontends: &[&str], backends: impl IntoIterator<Item = u8>) -> ServicePlan {
     let backends = addrs(backends);
-    let of = |text: &&str| (frontend(text), cluster_ip(set(backends.clone()), set(backends.clone())));
+    let of = |text: &&str| (frontend(text), cluster_ip(set(here(&backends)), set(here(&backends))));
     ServicePlan {
         frontends: frontends.iter().map(of).collect::<BTreeMap<_, _>>(),
         live: backends.iter().copied().collect(),
-        remote_only_notice: false,
+        ..ServicePlan::default()
     }
 }
 

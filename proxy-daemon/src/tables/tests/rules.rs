@@ -1,6 +1,6 @@
 //! One test for each rule.
 
-use proxy_common::{FrontendRef, Range, RangeWord, RowFlags, ServiceRow, SlotRange};
+use proxy_common::{FrontendRef, Range, RangeWord, RowFlags, ServiceRow, SlotRange, Undefined};
 
 use super::{
     kernel::{Kernel, Outcome, assert_mirrors},
@@ -56,7 +56,7 @@ impl Pair {
     fn backends(&self, addr: &str) -> Vec<SocketAddr> {
         let outcome = self.kernel.resolve(&frontend(addr), Scope::Internal);
         let Outcome::Backends(_, backends) = outcome else { panic!("{addr} has {outcome:?}") };
-        backends
+        backends.iter().map(|backend| backend.addr).collect()
     }
 }
 
@@ -72,6 +72,12 @@ fn kinds(changes: &[Change]) -> Vec<&'static str> {
         Change::Publish { .. } => "publish",
         Change::RowFlags { .. } => "flags",
         Change::Affinity { .. } => "affinity",
+        Change::ClusterIp { undefined: Some(Undefined::LEAVE), .. } => "leave",
+        Change::ClusterIp { undefined: Some(_), .. } => "refuse",
+        Change::ClusterIp { undefined: None, .. } => "forget",
+        Change::Networks4(_) | Change::Networks6(_) => "networks",
+        Change::InsertSource { .. } => "let in",
+        Change::RemoveSource { .. } => "shut out",
         Change::InsertFrontend { .. } => "insert",
         Change::RemoveFrontend { .. } => "remove",
     };
@@ -174,6 +180,22 @@ fn an_empty_set_needs_no_slots() {
 }
 
 #[test]
+fn a_backend_that_moves_to_another_node_gets_another_slot_and_keeps_its_life() {
+    let mut pair = Pair::new(ROOMY);
+    let mut plan = plan(&[A], [1, 2]);
+    pair.set("web", Some(&plan)).unwrap();
+    let mut moved = here(&addrs([1, 2]));
+    moved[1].is_elsewhere = true;
+    plan.frontends.insert(frontend(A), cluster_ip(set(moved.clone()), set(moved.clone())));
+    assert_eq!(kinds(&pair.set("web", Some(&plan)).unwrap()), ["fill", "publish", "publish"]);
+    let moved = Outcome::Backends(ServiceId(1), moved);
+    assert_eq!(pair.kernel.resolve(&frontend(A), Scope::External), moved);
+    pair.restart(ROOMY);
+    assert_eq!(pair.set("web", Some(&plan)).unwrap(), []);
+    assert_eq!(pair.kernel.resolve(&frontend(A), Scope::External), moved);
+}
+
+#[test]
 fn flags_and_affinity_are_stored_by_themselves() {
     let mut pair = Pair::new(ROOMY);
     let mut plan = plan(&[A], [1]);
@@ -181,9 +203,115 @@ fn flags_and_affinity_are_stored_by_themselves() {
     let of_a = plan.frontends.get_mut(&frontend(A)).unwrap();
     of_a.affinity = Some(Duration::from_hours(3));
     of_a.kind = FrontendKind::ExternalIp;
+    of_a.masquerade = Masquerade { internal: true, external: true };
     let changes = pair.set("web", Some(&plan)).unwrap();
     let row = RowIndex(0);
-    assert_eq!(changes, [Change::RowFlags { row, flags: RowFlags::EXTERNAL_IP }, Change::Affinity { row, secs: 10_800 }]);
+    let flags = RowFlags::EXTERNAL_IP.with(RowFlags::MASQUERADE_INTERNAL).with(RowFlags::MASQUERADE_EXTERNAL);
+    assert_eq!(changes, [Change::RowFlags { row, flags }, Change::Affinity { row, secs: 10_800 }]);
+}
+
+#[test]
+fn affinity_is_switched_while_packets_read() {
+    let mut pair = Pair::new(ROOMY);
+    let mut plan = plan(&[A, B], [1]);
+    pair.set("web", Some(&plan)).unwrap();
+    for secs in [10_800, 30, 0, 86_400] {
+        for frontend in plan.frontends.values_mut() {
+            frontend.affinity = (secs > 0).then(|| Duration::from_secs(secs));
+        }
+        let secs = u32::try_from(secs).unwrap();
+        let switched = [0, 1].map(|row| Change::Affinity { row: RowIndex(row), secs });
+        assert_eq!(pair.set("web", Some(&plan)).unwrap(), switched, "nothing else is touched");
+    }
+    pair.restart(ROOMY);
+    assert_eq!(pair.set("web", Some(&plan)).unwrap(), []);
+}
+
+/// A plan with one frontend that only these networks' clients may use.
+fn limited(networks: &[&str]) -> ServicePlan {
+    let mut plan = plan(&[A], [1]);
+    plan.sources = networks.iter().map(|network| network.parse().unwrap()).collect();
+    for frontend in plan.frontends.values_mut() {
+        (frontend.kind, frontend.has_source_ranges) = (FrontendKind::LoadBalancerIp, !networks.is_empty());
+    }
+    plan
+}
+
+#[test]
+fn clients_are_let_in_before_a_frontend_is_limited_and_shut_out_afterwards() {
+    let mut pair = Pair::new(ROOMY);
+    pair.set("web", Some(&limited(&[]))).unwrap();
+    assert_eq!(kinds(&pair.set("web", Some(&limited(&["10.0.0.0/8", "fd00::/8"]))).unwrap()), ["let in", "let in", "flags"]);
+    assert_eq!(kinds(&pair.set("web", Some(&limited(&["10.0.0.0/8", "192.0.2.0/24"]))).unwrap()), ["let in", "shut out"]);
+    assert_eq!(kinds(&pair.set("web", Some(&limited(&[]))).unwrap()), ["flags", "shut out", "shut out"]);
+    assert_eq!(kinds(&pair.set("new", Some(&limited(&["10.0.0.0/8"]))).unwrap())[..3], ["name", "begin", "fill"]);
+    assert_eq!(kinds(&pair.set("new", None).unwrap()), ["remove", "shut out", "end", "unname"]);
+}
+
+#[test]
+fn who_is_let_in_survives_a_restart_and_traces_are_swept() {
+    let mut pair = Pair::new(ROOMY);
+    let plan = limited(&["10.0.0.0/8", "fd00::/8"]);
+    pair.set("web", Some(&plan)).unwrap();
+    let stray = ["192.0.2.0/24", "198.51.100.0/24"].map(|network| network.parse().unwrap());
+    pair.kernel.sources.extend([(ServiceId(2), stray[0]), (ServiceId(9), stray[1])]);
+    pair.restart(ROOMY);
+    assert_eq!(pair.tables.set(&name("web"), Some(&plan), pair.now).unwrap(), []);
+    let changes = pair.tables.set(&name("new"), Some(&super::plan(&[B], [1])), pair.now).unwrap();
+    pair.apply(&changes);
+    assert!(changes.contains(&Change::RemoveSource { id: ServiceId(2), network: stray[0] }), "the id had a trace");
+    assert_eq!(pair.sweep(), [Change::RemoveSource { id: ServiceId(9), network: stray[1] }]);
+    assert_eq!((pair.tables.usage().sources4.used, pair.tables.usage().sources6.used), (1, 1));
+}
+
+/// A plan with that ClusterIP, at which it serves one frontend unless the address is left to the node.
+fn at_cluster_ip(frontend: &str, undefined: Undefined) -> ServicePlan {
+    let addr = frontend.parse::<SocketAddr>().unwrap().ip();
+    let frontends = [frontend];
+    let served = if undefined == Undefined::LEAVE { &[][..] } else { &frontends };
+    ServicePlan { cluster_ips: [(addr, undefined)].into(), ..plan(served, [1]) }
+}
+
+#[test]
+fn what_a_cluster_ip_does_not_serve_is_refused_as_long_as_it_serves_anything() {
+    let mut pair = Pair::new(ROOMY);
+    let (one, two) = (at_cluster_ip(A, Undefined::REFUSE), at_cluster_ip("10.96.0.1:443", Undefined::REFUSE));
+    assert_eq!(kinds(&pair.set("one", Some(&one)).unwrap()), ["name", "begin", "fill", "row", "insert", "refuse"]);
+    assert_eq!(kinds(&pair.set("two", Some(&two)).unwrap()), ["name", "begin", "fill", "row", "insert"]);
+    assert_eq!(kinds(&pair.set("one", None).unwrap()), ["remove", "end", "unname"]);
+    assert_eq!(kinds(&pair.set("two", None).unwrap()), ["forget", "remove", "end", "unname"]);
+}
+
+#[test]
+fn a_cluster_ip_that_the_node_takes_is_left_to_it_before_its_frontends_go() {
+    let mut pair = Pair::new(ROOMY);
+    let served = at_cluster_ip(A, Undefined::REFUSE);
+    pair.set("web", Some(&served)).unwrap();
+    assert_eq!(kinds(&pair.set("web", Some(&at_cluster_ip(A, Undefined::LEAVE))).unwrap()), ["leave", "remove"]);
+    assert_eq!(kinds(&pair.set("web", Some(&served)).unwrap()), ["row", "insert", "refuse"]);
+}
+
+#[test]
+fn a_cluster_ip_that_nobody_has_any_more_is_swept_after_a_restart() {
+    let mut pair = Pair::new(ROOMY);
+    let plan = at_cluster_ip(A, Undefined::REFUSE);
+    pair.set("web", Some(&plan)).unwrap();
+    pair.kernel.cluster_ips.insert("10.96.0.9".parse().unwrap(), Undefined::LEAVE);
+    pair.restart(ROOMY);
+    assert_eq!(pair.set("web", Some(&plan)).unwrap(), []);
+    assert_eq!(kinds(&pair.sweep()), ["forget"]);
+    assert_eq!(pair.sweep(), []);
+}
+
+#[test]
+fn networks_survive_a_restart() {
+    let mut pair = Pair::new(ROOMY);
+    let networks = ["10.96.0.0/12", "fd00:96::/112"].map(|network| network.parse().unwrap()).into();
+    let changes = pair.tables.set_networks(&networks);
+    assert_eq!(kinds(&changes), ["networks", "networks"]);
+    pair.apply(&changes);
+    pair.restart(ROOMY);
+    assert_eq!(pair.tables.set_networks(&networks), []);
 }
 
 #[test]
@@ -273,6 +401,9 @@ fn what_cannot_be_loaded_leaves_what_is() {
     assert_eq!(what(pair.set("web", Some(&plan(&[A, B, "10.96.0.3:80"], [1])))), ("IPv4 frontends", 2, "--frontends"));
     pair.set("other", Some(&plan(&[B], [1]))).unwrap();
     assert_eq!(what(pair.set("third", Some(&plan(&[], [])))), ("services", 2, "--services"));
+    let many: Vec<String> = (0..65).map(|n| format!("192.0.2.{n}")).map(|ip| ip + "/32").collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(what(pair.set("web", Some(&limited(&many)))), ("IPv4 source ranges", 64, "--source-ranges"));
     assert_eq!(pair.backends(A), addrs([1, 2]));
 }
 
@@ -288,13 +419,14 @@ fn a_name_that_does_not_fit_is_refused() {
 #[test]
 fn a_set_that_no_range_holds_is_refused() {
     let mut pair = Pair::new(Sizes { backends: 1 << 18, live: 1 << 18, ..ROOMY });
-    let many = |count: u32| (0..count).map(|last| SocketAddr::new(IpAddr::from((0x0a00_0000 + last).to_be_bytes()), 80)).collect();
+    let many =
+        |count: u32| -> Vec<_> { (0..count).map(|last| SocketAddr::new(IpAddr::from((0x0a00_0000 + last).to_be_bytes()), 80)).collect() };
     let mut plan = plan(&[A], [1]);
     pair.set("web", Some(&plan)).unwrap();
-    plan.frontends.insert(frontend(A), cluster_ip(set(many(65_536)), BackendSet::Drop));
+    plan.frontends.insert(frontend(A), cluster_ip(set(here(&many(65_536))), BackendSet::Drop));
     assert_eq!(pair.set("web", Some(&plan)).unwrap_err(), Error::TooManyBackends { name: name("web"), count: 65_536 });
     assert_eq!(pair.backends(A), addrs([1]));
-    plan.frontends.insert(frontend(A), cluster_ip(set(many(65_535)), BackendSet::Drop));
+    plan.frontends.insert(frontend(A), cluster_ip(set(here(&many(65_535))), BackendSet::Drop));
     pair.set("web", Some(&plan)).unwrap();
     assert_eq!(pair.backends(A).len(), 65_535);
 }
@@ -345,7 +477,7 @@ fn a_dump_says_all_that_is_loaded() {
     let external = FrontendPlan {
         kind: FrontendKind::NodePort,
         affinity: Some(Duration::from_mins(1)),
-        ..cluster_ip(set(addrs([1, 2])), BackendSet::Drop)
+        ..cluster_ip(set(here(&addrs([1, 2]))), BackendSet::Drop)
     };
     plan.frontends.insert(frontend(B), external);
     pair.set("web", Some(&plan)).unwrap();

@@ -1,0 +1,74 @@
+//! At which of the node's addresses node ports are served (`--nodeport-addresses`, kube-proxy's `nodePortAddresses`).
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ipnet::IpNet;
+
+use crate::model::IpFamily;
+
+/// Which addresses the operator has chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodePortAddresses {
+    /// Those that the Node object names.
+    pub primary: bool,
+    /// Those of the node's devices that are in one of these networks.
+    pub networks: Vec<IpNet>,
+}
+
+/// Those of the Node object, as with nftables.
+impl Default for NodePortAddresses {
+    fn default() -> Self {
+        Self { primary: true, networks: Vec::new() }
+    }
+}
+
+impl NodePortAddresses {
+    /// Whether a network of loopback addresses is named, where nothing is served yet.
+    pub fn name_loopback(&self) -> bool {
+        self.networks.iter().any(|network| network.network().is_loopback())
+    }
+
+    /// The addresses that are meant, of those that the Node object names and those that devices have.
+    pub(super) fn choose(&self, node_ips: &[IpAddr], own: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+        let mut chosen: Vec<IpAddr> = if self.primary { node_ips.to_vec() } else { Vec::new() };
+        let more: Vec<IpAddr> = own.iter().copied().filter(|addr| !chosen.contains(addr) && self.has(*addr)).collect();
+        chosen.extend(more);
+        chosen
+    }
+
+    /// Where networks of the other family only are named, this one has no limits (kube-proxy's rule). `primary` speaks for both families: a node
+    /// without an address of one is not meant to serve all that it has there.
+    fn has(&self, addr: IpAddr) -> bool {
+        let mut networks = self.networks.iter().filter(|network| IpFamily::of(network.network()) == IpFamily::of(addr)).peekable();
+        let is_unlimited = !self.primary && networks.peek().is_none();
+        is_unlimited || networks.any(|network| network.contains(&addr))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_and_the_nodes_own_addresses_add_up() {
+        let node_ips = ["192.0.2.1", "2001:db8::1"].map(|addr| addr.parse().unwrap());
+        let own = ["10.1.0.1", "172.17.0.1", "192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8:1::1"].map(|addr| addr.parse().unwrap());
+        for (primary, networks, expected) in [
+            (true, &[][..], "192.0.2.1 2001:db8::1"),
+            (true, &["10.0.0.0/8"], "192.0.2.1 2001:db8::1 10.1.0.1"),
+            (false, &["192.0.2.0/24", "2001:db8:1::/64"], "192.0.2.1 192.0.2.2 2001:db8:1::1"),
+            (false, &["192.0.2.2/32"], "192.0.2.2 2001:db8::1 2001:db8:1::1"),
+            (false, &["2001:db8::/64"], "10.1.0.1 172.17.0.1 192.0.2.1 192.0.2.2 2001:db8::1"),
+            (false, &["0.0.0.0/0", "::/0"], "10.1.0.1 172.17.0.1 192.0.2.1 192.0.2.2 2001:db8::1 2001:db8:1::1"),
+            (false, &["127.0.0.0/8", "::1/128"], ""),
+            (true, &["127.0.0.0/8", "::1/128"], "192.0.2.1 2001:db8::1"),
+        ] {
+            let networks: Vec<IpNet> = networks.iter().map(|network| network.parse().unwrap()).collect();
+            let addresses = NodePortAddresses { primary, networks };
+            let chosen: Vec<String> = addresses.choose(&node_ips, &own.into()).iter().map(ToString::to_string).collect();
+            let chosen = chosen.join(" ");
+            let sorted = |text: &str| text.split_whitespace().map(str::to_owned).collect::<BTreeSet<_>>();
+            assert_eq!(sorted(&chosen), sorted(expected), "{addresses:?}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Services' addresses beyond their ports: entries of `CLUSTER_IPS_V4` and `CLUSTER_IPS_V6`.
+//!
+//! An address is there as long as a service port has it, and is left to the node as long as one of them says so. What was found at the start
+//! counts as said until every service port has had its say.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use proxy_common::{ServiceId, Undefined};
+
+use super::{by_family::ByFamily, change::Change};
+use crate::model::IpFamily;
+
+/// What service ports say of their addresses.
+pub(super) type Said = BTreeMap<IpAddr, Undefined>;
+
+/// What the two maps hold.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ClusterIps {
+    entries: BTreeMap<IpAddr, Entry>,
+    used: ByFamily<u32>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Entry {
+    loaded: Option<Undefined>,
+    found: Option<Undefined>,
+    said: BTreeMap<ServiceId, Undefined>,
+}
+
+impl ClusterIps {
+    /// How many addresses of a family there are.
+    pub(super) fn used(&self, family: IpFamily) -> u32 {
+        *self.used.of(family)
+    }
+
+    /// Whether an address is there.
+    pub(super) fn has(&self, addr: &IpAddr) -> bool {
+        self.entries.contains_key(addr)
+    }
+
+    /// Takes in an address that was found at the start.
+    pub(super) fn find(&mut self, addr: IpAddr, undefined: Undefined) {
+        let found = Some(undefined);
+        if self.entries.insert(addr, Entry { loaded: found, found, said: BTreeMap::new() }).is_none() {
+            *self.used.of_mut(IpFamily::of(addr)) += 1;
+        }
+    }
+
+    /// Takes back what a service port said and says no more, and lets the node have what is the node's: before frontends go, so that what is
+    /// meant for the node is never refused.
+    pub(super) fn release(&mut self, id: ServiceId, before: &Said, now: &Said, changes: &mut Vec<Change>) {
+        for addr in before.keys().filter(|addr| !now.contains_key(*addr)) {
+            self.say(id, *addr, None, changes);
+        }
+        self.say_all(id, before, now, |undefined| undefined == Undefined::LEAVE, changes);
+    }
+
+    /// Takes in what a service port says that it did not say before: after its frontends are there, so that what they serve is never refused.
+    pub(super) fn claim(&mut self, id: ServiceId, before: &Said, now: &Said, changes: &mut Vec<Change>) {
+        self.say_all(id, before, now, |undefined| undefined != Undefined::LEAVE, changes);
+    }
+
+    /// Removes what is nobody's.
+    pub(super) fn sweep(&mut self, changes: &mut Vec<Change>) {
+        let found: Vec<IpAddr> = self.entries.iter().filter(|(_, entry)| entry.found.is_some()).map(|(addr, _)| *addr).collect();
+        for addr in found {
+            if let Some(entry) = self.entries.get_mut(&addr) {
+                entry.found = None;
+            }
+            self.settle(addr, changes);
+        }
+    }
+
+    fn say_all(&mut self, id: ServiceId, before: &Said, now: &Said, which: fn(Undefined) -> bool, changes: &mut Vec<Change>) {
+        for (addr, undefined) in now.iter().filter(|(addr, undefined)| which(**undefined) && before.get(*addr) != Some(*undefined)) {
+            self.say(id, *addr, Some(*undefined), changes);
+        }
+    }
+
+    fn say(&mut self, id: ServiceId, addr: IpAddr, undefined: Option<Undefined>, changes: &mut Vec<Change>) {
+        let said = &mut self.entries.entry(addr).or_default().said;
+        match undefined {
+            Some(undefined) => _ = said.insert(id, undefined),
+            None => _ = said.remove(&id),
+        }
+        self.settle(addr, changes);
+    }
+
+    /// Brings an address to what is said of it.
+    fn settle(&mut self, addr: IpAddr, changes: &mut Vec<Change>) {
+        let Some(entry) = self.entries.get_mut(&addr) else { return };
+        let undefined = entry.wanted();
+        if entry.loaded != undefined {
+            let used = self.used.of_mut(IpFamily::of(addr));
+            *used += u32::from(entry.loaded.is_none());
+            *used -= u32::from(undefined.is_none());
+            entry.loaded = undefined;
+            changes.push(Change::ClusterIp { addr, undefined });
+        }
+        if undefined.is_none() {
+            self.entries.remove(&addr);
+        }
+    }
+}
+
+impl Entry {
+    fn wanted(&self) -> Option<Undefined> {
+        let said = || self.said.values().chain(&self.found);
+        said().find(|undefined| **undefined == Undefined::LEAVE).or_else(|| said().next()).copied()
+    }
+}

@@ -1,0 +1,70 @@
+//! Sending packets on past the stack, which would take those for forged that have its own address as their source.
+//!
+//! The node does what a router does: it asks the kernel's routing tables for the next device and hop, tells the sender of packets that are too
+//! large for that device or have come too far, and leaves the hop's hardware address to the kernel.
+
+use proxy_common::{Tuple, reason::Reason};
+
+use crate::{
+    ctx::PacketCtx,
+    flow,
+    ip::Ip,
+    parse::parse_first,
+    translate::translate,
+    verdict::{News, Step, Stop, Verdict},
+};
+
+/// The device by which a packet leaves, and who takes it there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// The device.
+    pub ifindex: u32,
+    /// The number of the hop's family for the kernel: IPv4 packets may go by a router that is known by its IPv6 address.
+    pub family: u32,
+    /// The hop's address, as it lies in memory.
+    pub addr: [u64; 2],
+}
+
+/// What the kernel's routing says of a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// This way.
+    By(Hop),
+    /// It is this node.
+    Here,
+    /// There is no way, or none that a program may take.
+    Nowhere,
+    /// There is, but not for packets larger than this.
+    TooBig(u16),
+}
+
+/// Translates a packet to the tuple that lies in the scratch room, and sends it on.
+#[inline(always)]
+pub fn send_on<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
+    let packet = parse_first::<F, C>(ctx)?;
+    let to = flow::left::<F>()?;
+    let hop = next_hop::<F, C>(ctx, &to, ctx.segment_len(packet.l4, packet.end, packet.protocol)?)?;
+    translate(ctx, &packet, &to)?;
+    leave::<F, C>(ctx, &hop)
+}
+
+/// Finds the next hop for a packet that will have this tuple, of which a segment has `len` bytes from the network header on.
+#[inline(always)]
+pub fn next_hop<F: Ip, C: PacketCtx>(ctx: &C, to: &Tuple<F>, len: u16) -> Step<Hop> {
+    if F::hops_left(ctx)? <= 1 {
+        return Err(Stop::tell(News::TimeExceeded));
+    }
+    match ctx.route::<F>(to.src, to.dst, len) {
+        Route::By(hop) => Ok(hop),
+        Route::TooBig(fits) => Err(Stop::tell(News::TooBig(fits))),
+        Route::Here | Route::Nowhere => Err(Stop::drop(Reason::NoRoute)),
+    }
+}
+
+/// Sends a translated packet to its next hop.
+#[inline(always)]
+pub fn leave<F: Ip, C: PacketCtx>(ctx: &mut C, hop: &Hop) -> Step<Verdict> {
+    F::take_hop(ctx)?;
+    ctx.send_on(hop)?;
+    Ok(Verdict::SendOn)
+}

@@ -1,0 +1,376 @@
+//! Clients outside whose backend is on another node: the node stands in for them and sends packets on itself, both ways.
+
+use std::{
+    collections::BTreeSet,
+    net::{SocketAddr, UdpSocket},
+    ops::RangeInclusive,
+};
+
+use proxy_common::{FlowState, Protocol, Side, reason::Reason};
+use proxy_daemon::{config::Sizes, datapath::Options};
+use shunt_tests::{
+    Family, addr, gate,
+    objects::{Endpoint, Service},
+    packet::{L4, Packet, flags, verify_checksums},
+    rows::{Cluster, frames},
+    test_run::{NEEDS, OPTIONS, SNAT_PORTS, TUNNEL_MTU, TestNode, Verdict},
+};
+
+use crate::expect::{Entry, PORT, TARGET, UPLINK_INGRESS, data, datagram, entries, evict, syn};
+
+const NODE_PORT: u16 = 30_080;
+
+struct Setup {
+    node: TestNode,
+}
+
+type Opening = fn(SocketAddr, SocketAddr) -> Packet;
+const OPENINGS: [(Protocol, Opening); 2] = [(Protocol::Tcp, syn), (Protocol::Udp, datagram)];
+
+fn families_and_openings() -> impl Iterator<Item = (Family, Protocol, Opening)> {
+    Family::ALL.into_iter().flat_map(|family| OPENINGS.map(|(protocol, opening)| (family, protocol, opening)))
+}
+
+fn client(family: Family, port: u16) -> SocketAddr {
+    addr::client().at(family, port)
+}
+
+fn node_port(family: Family) -> SocketAddr {
+    addr::node(1).at(family, NODE_PORT)
+}
+
+fn external_ip(family: Family) -> SocketAddr {
+    addr::external_ips(1).at(family, PORT)
+}
+
+fn backend(family: Family) -> SocketAddr {
+    addr::pod(2, 6).at(family, TARGET)
+}
+
+impl Setup {
+    fn new() -> Self {
+        Self::with(SNAT_PORTS, OPTIONS)
+    }
+
+    /// A Service with one backend, on another node.
+    fn with(ports: RangeInclusive<u16>, options: Options) -> Self {
+        let mut cluster = Cluster::of_node("n1", &addr::node(1).both());
+        let service =
+            Service::named("s1").cluster_ips(addr::cluster_ips(1)).external_ips(addr::external_ips(1)).node_port(PORT, TARGET, NODE_PORT);
+        cluster.apply(service.with_endpoints(&[Endpoint::at(addr::pod(2, 6), "n2")]));
+        let mut node = TestNode::in_a_place(cluster.node_ips(), ports, options).unwrap();
+        node.apply(&cluster.plans()).unwrap();
+        Self { node }
+    }
+
+    /// Runs a packet from outside that must be sent on: as it is then.
+    #[track_caller]
+    fn sent_on(&mut self, packet: &Packet) -> Packet {
+        self.sent_on_frame(&packet.build())
+    }
+
+    #[track_caller]
+    fn sent_on_frame(&mut self, frame: &[u8]) -> Packet {
+        let ran = self.node.run(UPLINK_INGRESS, frame).unwrap();
+        assert_eq!(ran.verdict, Verdict::Redirect, "{:?}", self.node.take_counted());
+        verify_checksums(&ran.frame).unwrap();
+        Packet::decode(&ran.frame).unwrap()
+    }
+
+    #[track_caller]
+    fn assert_dropped(&mut self, packet: &Packet, reason: Reason) {
+        self.ignore_counted();
+        assert_eq!(self.node.run(UPLINK_INGRESS, &packet.build()).unwrap().verdict, Verdict::Shot);
+        assert!(self.node.take_counted().unwrap().contains(&(reason, 1)));
+    }
+
+    #[track_caller]
+    fn assert_counted(&mut self, reasons: &[Reason]) {
+        let mut expected: Vec<_> = reasons.iter().map(|reason| (*reason, 1)).collect();
+        expected.sort_unstable();
+        assert_eq!(self.node.take_counted().unwrap(), expected);
+    }
+
+    fn ignore_counted(&mut self) {
+        drop(self.node.take_counted().unwrap());
+    }
+}
+
+/// A packet after one more router.
+fn one_hop_on(packet: Packet) -> Packet {
+    Packet { ttl: packet.ttl - 1, ..packet }
+}
+
+#[test]
+fn packets_go_there_and_back_under_the_nodes_address() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    for (family, protocol, opening) in families_and_openings() {
+        for frontend in [node_port(family), external_ip(family)] {
+            let (client, backend) = (client(family, 50_000), backend(family));
+            let sent = opening(client, frontend);
+            let there = setup.sent_on(&sent);
+            setup.assert_counted(&[Reason::Masqueraded, Reason::NewFlow]);
+            assert_eq!(there, one_hop_on(sent.clone().from(there.src).to(backend)));
+            assert_eq!(there.src.ip(), addr::node(1).of(family));
+            assert!(SNAT_PORTS.contains(&there.src.port()));
+
+            let answer = opening(backend, there.src);
+            let back = setup.sent_on(&answer);
+            assert_eq!(back, one_hop_on(answer.from(frontend).to(client)));
+            assert_eq!(setup.sent_on(&sent), there, "the flow stays as it is");
+            setup.assert_counted(&[]);
+
+            let state = |state: FlowState| state.with(FlowState::MASQUERADED);
+            let (side, (from, to)) = (Side::Ingress, ((client, frontend), (there.src, backend)));
+            let answered = if protocol == Protocol::Udp { FlowState::REPLY.with(FlowState::ESTABLISHED) } else { FlowState::REPLY };
+            let established = if protocol == Protocol::Udp { FlowState::ESTABLISHED } else { FlowState::NEW };
+            let forward = Entry { side, protocol, from, to, state: state(established) };
+            let reply = Entry { side, protocol, from: (to.1, to.0), to: (from.1, from.0), state: state(answered) };
+            let found = entries(&setup.node);
+            assert!(found.len() == 2 && found.contains(&forward) && found.contains(&reply), "{found:#?}");
+            setup.node.forget_flows().unwrap();
+        }
+    }
+}
+
+#[test]
+fn flows_that_would_meet_at_the_backend_have_ports_of_their_own() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    for (family, _, opening) in families_and_openings() {
+        let mut sources = BTreeSet::new();
+        let mut flows = Vec::new();
+        for (port, frontend) in (50_000..50_200).flat_map(|port| [(port, node_port(family)), (port, external_ip(family))]) {
+            let client = client(family, port);
+            let source = setup.sent_on(&opening(client, frontend)).src;
+            assert!(sources.insert(source), "{source} is taken twice");
+            flows.push((client, frontend, source));
+        }
+        for (client, frontend, source) in flows {
+            let back = setup.sent_on(&opening(backend(family), source));
+            assert_eq!((back.src, back.dst), (frontend, client), "each answer goes to who has asked");
+        }
+        setup.node.forget_flows().unwrap();
+    }
+}
+
+/// The reply's entry still says which port it was.
+#[test]
+fn a_flow_that_lost_its_entry_finds_its_port_again() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    for family in Family::ALL {
+        let (client, frontend) = (client(family, 50_000), node_port(family));
+        let there = setup.sent_on(&syn(client, frontend));
+        evict(&mut setup.node, Side::Ingress, Protocol::Tcp, client, frontend);
+        setup.ignore_counted();
+        assert_eq!(setup.sent_on(&data(client, frontend)).src, there.src);
+        setup.assert_counted(&[Reason::Masqueraded, Reason::Midstream, Reason::NewFlow]);
+        setup.node.forget_flows().unwrap();
+    }
+}
+
+#[test]
+fn a_port_that_a_socket_of_the_node_has_is_left_to_it() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::with(20_000..=20_002, OPTIONS);
+    for family in Family::ALL {
+        let unspecified = if family == Family::V4 { "0.0.0.0" } else { "[::]" };
+        let _socket = setup.node.place().run(|| UdpSocket::bind(format!("{unspecified}:20001"))).unwrap();
+        let sources = [50_000, 50_001].map(|port| setup.sent_on(&datagram(client(family, port), node_port(family))).src.port());
+        assert_eq!(BTreeSet::from(sources), BTreeSet::from([20_000, 20_002]));
+        setup.assert_dropped(&datagram(client(family, 50_002), node_port(family)), Reason::PortsExhausted);
+        setup.node.forget_flows().unwrap();
+    }
+}
+
+#[test]
+fn every_port_is_found_before_any_is_missed() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    // More than is tried at once.
+    let mut setup = Setup::with(20_000..=20_149, OPTIONS);
+    for family in Family::ALL {
+        let sources: BTreeSet<u16> =
+            (0..150).map(|n| setup.sent_on(&datagram(client(family, 50_000 + n), node_port(family))).src.port()).collect();
+        assert_eq!(sources, (20_000..=20_149).collect());
+        setup.assert_dropped(&datagram(client(family, 60_000), node_port(family)), Reason::PortsExhausted);
+        setup.node.forget_flows().unwrap();
+    }
+}
+
+/// What one backend and one source address must have room for.
+#[test]
+fn twenty_eight_thousand_flows_reach_one_backend() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let options = Options { sizes: Sizes { flows: 1 << 18, ..OPTIONS.sizes }, ..OPTIONS };
+    let mut setup = Setup::with(SNAT_PORTS, options);
+    let runner = setup.node.runner(UPLINK_INGRESS).unwrap();
+    let place = setup.node.place().clone();
+    let dropped = place.run(|| {
+        let sent = (0..28_000_u16).map(|n| datagram(client(Family::V4, 1024 + n), node_port(Family::V4)).build());
+        sent.filter(|frame| runner.run(frame).unwrap().verdict != Verdict::Redirect).count()
+    });
+    assert_eq!(dropped, 0);
+    let sources: BTreeSet<u16> = entries(&setup.node)
+        .into_iter()
+        .filter(|entry| entry.from.0.ip() == addr::client().of(Family::V4))
+        .map(|entry| entry.to.0.port())
+        .collect();
+    assert_eq!(sources.len(), 28_000);
+}
+
+#[test]
+fn the_sender_of_a_packet_that_is_too_large_is_told_how_large_it_may_be() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    for family in Family::ALL {
+        let (client, frontend) = (client(family, 50_000), node_port(family));
+        setup.sent_on(&syn(client, frontend));
+        let header = if family == Family::V4 { 20 } else { 40 };
+        let fits = usize::from(TUNNEL_MTU) - header - 20;
+        let of_size = |len: usize| Packet::tcp(client, frontend, flags::ACK).payload(vec![7; len]);
+        setup.sent_on(&of_size(fits));
+        setup.ignore_counted();
+        let sent = of_size(fits + 1);
+        let told = setup.sent_on(&sent);
+        setup.assert_counted(&[Reason::TooBig]);
+        let (kind, code) = if family == Family::V4 { (3, 4) } else { (2, 0) };
+        assert_eq!(told.l4, L4::Icmp { kind, code, rest: u32::from(TUNNEL_MTU).to_be_bytes() });
+        assert_eq!((told.src.ip(), told.dst.ip()), (frontend.ip(), client.ip()));
+        assert_eq!(told.payload, sent.build()[14..][..header + 20], "it quotes what was sent");
+        setup.node.forget_flows().unwrap();
+    }
+}
+
+/// One whose first fragment was too large goes by the next try: what began with it is whole.
+#[test]
+fn a_datagram_in_fragments_goes_once_they_are_small_enough() {
+    const HEADERS: usize = 40;
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    for family in Family::ALL {
+        let sent = Packet::udp(client(family, 50_000), node_port(family)).payload(vec![7; 2000]);
+        let [first, _] = &frames::fragments(&sent, (usize::from(TUNNEL_MTU) + 40) & !7, 1)[..] else { panic!("not two fragments") };
+        let told = setup.sent_on_frame(first);
+        assert!(matches!(told.l4, L4::Icmp { .. }), "{told:?}");
+        for id in 2..5 {
+            let fragments = frames::fragments(&sent, (usize::from(TUNNEL_MTU) - HEADERS - 8) & !7, id);
+            let ran: Vec<_> = fragments
+                .iter()
+                .map(|fragment| {
+                    let ran = setup.node.run(UPLINK_INGRESS, fragment).unwrap();
+                    assert_eq!(ran.verdict, Verdict::Redirect, "{id}: {:?}", setup.node.take_counted());
+                    ran.frame
+                })
+                .collect();
+            let whole = frames::joined(&ran);
+            verify_checksums(&whole).unwrap();
+            assert_eq!(Packet::decode(&whole).unwrap().dst.ip(), setup.sent_on(&Packet::udp(sent.src, sent.dst)).dst.ip());
+        }
+        setup.node.forget_flows().unwrap();
+    }
+}
+
+#[test]
+fn a_packet_that_has_come_too_far_is_told_of() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    for family in Family::ALL {
+        let (client, frontend) = (client(family, 50_000), node_port(family));
+        setup.sent_on(&datagram(client, frontend));
+        setup.ignore_counted();
+        let told = setup.sent_on(&Packet { ttl: 1, ..datagram(client, frontend) });
+        setup.assert_counted(&[Reason::TimeExceeded]);
+        let (kind, code) = if family == Family::V4 { (11, 0) } else { (3, 0) };
+        assert_eq!((told.dst.ip(), told.l4), (client.ip(), L4::Icmp { kind, code, rest: [0; 4] }));
+        assert_eq!(setup.sent_on(&Packet { ttl: 2, ..datagram(client, frontend) }).ttl, 1);
+        setup.node.forget_flows().unwrap();
+    }
+}
+
+#[test]
+fn errors_about_such_flows_reach_who_sent_the_packet() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    for family in Family::ALL {
+        let (client, frontend, backend) = (client(family, 50_000), node_port(family), backend(family));
+        let source = setup.sent_on(&datagram(client, frontend)).src;
+        setup.ignore_counted();
+        let header = if family == Family::V4 { 20 } else { 40 };
+        let quote = |packet: Packet| packet.build()[14..][..header + 8].to_vec();
+        let (kind, code) = if family == Family::V4 { (3, 4) } else { (2, 0) };
+        let error = |from: SocketAddr, to: SocketAddr, quoted: Vec<u8>| {
+            let no_ports = |addr: SocketAddr| SocketAddr::new(addr.ip(), 0);
+            Packet { l4: L4::Icmp { kind, code, rest: [0, 0, 5, 0] }, payload: quoted, ..Packet::udp(no_ports(from), no_ports(to)) }
+        };
+        // A router between the node and the backend.
+        let router = addr::pod(2, 1).at(family, 0);
+        let heard = setup.sent_on(&error(router, source, quote(datagram(source, backend))));
+        setup.assert_counted(&[Reason::IcmpError]);
+        assert_eq!(heard, one_hop_on(error(router, client, quote(datagram(client, frontend)))));
+        // The client itself, or a router on its side.
+        let heard = setup.sent_on(&error(client, frontend, quote(datagram(frontend, client))));
+        setup.assert_counted(&[Reason::IcmpError]);
+        assert_eq!(heard, one_hop_on(error(source, backend, quote(datagram(backend, source)))));
+        setup.node.forget_flows().unwrap();
+    }
+}
+
+#[test]
+fn fragments_of_such_flows_follow_their_first() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    for family in Family::ALL {
+        let (client, frontend) = (client(family, 50_000), node_port(family));
+        let sent = datagram(client, frontend).payload(vec![3; 3000]);
+        let ran: Vec<Vec<u8>> = frames::fragments(&sent, 1200, 99)
+            .iter()
+            .map(|fragment| {
+                let ran = setup.node.run(UPLINK_INGRESS, fragment).unwrap();
+                assert_eq!(ran.verdict, Verdict::Redirect);
+                ran.frame
+            })
+            .collect();
+        let whole = frames::joined(&ran);
+        verify_checksums(&whole).unwrap();
+        let there = Packet::decode(&whole).unwrap();
+        assert_eq!(there, one_hop_on(sent.from(there.src).to(backend(family))));
+        setup.node.forget_flows().unwrap();
+    }
+}
+
+#[test]
+fn without_a_way_to_the_backend_packets_are_dropped_and_counted() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    setup.node.place().ip("link set tunnel down\nlink set world down\n").unwrap();
+    for (family, _, opening) in families_and_openings() {
+        setup.assert_dropped(&opening(client(family, 50_000), node_port(family)), Reason::NoRoute);
+        assert_eq!(entries(&setup.node), [], "nothing is recorded");
+    }
+}
