@@ -93,19 +93,16 @@ fn translated<F: Ip, C: PacketCtx>(
     let port = Port::from_host(0);
     let old = Tuple { src: l3.src, dst: l3.dst, src_port: port, dst_port: port };
     let new = Tuple { src: if l3.src == far { to.src } else { l3.src }, dst: to.dst, ..old };
-    let hop = if is_masqueraded {
-        let len = (l3.end as u16).wrapping_sub(ctx.l3() as u16);
-        Some(forward::next_hop::<F, C>(ctx, &new, len)?)
-    } else {
-        None
-    };
     let inside = translate_quotation(ctx, quoted, &to.reversed())?;
     let outside = if F::IPV6 { Delta::of_addr(old.src, new.src).plus(Delta::of_addr(old.dst, new.dst)) } else { Delta::ZERO };
     let checksum = ctx.read::<u16>(l3.l4 + CHECKSUM)?;
     ctx.write(l3.l4 + CHECKSUM, replace(checksum, inside.plus(outside), false))?;
     F::write_addrs(ctx, &old, &new)?;
     count(Reason::IcmpError);
-    if let Some(hop) = hop {
+    if is_masqueraded {
+        let len = (l3.end as u16).wrapping_sub(ctx.l3() as u16);
+        // Nobody is told of what became of an error (RFC 1122, 3.2.2).
+        let hop = forward::next_hop::<F, C>(ctx, &new, len).or(Err(Stop::drop(Reason::NoRoute)))?;
         return forward::leave::<F, C>(ctx, &hop);
     }
     if new.dst == old.src {
