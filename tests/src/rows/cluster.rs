@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use proxy_daemon::{
     model::{Change, Event, Model, ObjectName, convert},
-    plan::{Machine, NodeFacts, plan_all},
+    plan::{Machine, NodeFacts, Settings, plan_all},
 };
 use serde_json::Value;
 
@@ -21,7 +21,12 @@ pub struct Cluster {
 impl Cluster {
     /// A cluster without objects, seen from this node.
     pub fn of_node(name: &str, addrs: &[IpAddr]) -> Self {
-        Self { model: Model::default(), facts: NodeFacts::new(&Arc::default(), name, None, &Machine::with(addrs)) }
+        Self::served(name, addrs, Settings::default())
+    }
+
+    /// The same for an operator who has said how Services are served.
+    pub fn served(name: &str, addrs: &[IpAddr], settings: Settings) -> Self {
+        Self { model: Model::default(), facts: NodeFacts::new(&Arc::new(settings), name, None, &Machine::with(addrs)) }
     }
 
     /// Adds or replaces Services and `EndpointSlices`.

@@ -40,6 +40,8 @@ mod no_ethernet;
 #[cfg(test)]
 mod sctp;
 #[cfg(test)]
+mod source_ranges;
+#[cfg(test)]
 mod spread;
 #[cfg(test)]
 mod table;

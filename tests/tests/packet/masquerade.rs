@@ -7,7 +7,7 @@ use std::{
 };
 
 use proxy_common::{FlowState, Protocol, Side, reason::Reason};
-use proxy_daemon::{config::Sizes, datapath::Options};
+use proxy_daemon::{config::Sizes, datapath::Options, plan::Settings};
 use shunt_tests::{
     Family, addr, gate,
     objects::{Endpoint, Service},
@@ -16,9 +16,11 @@ use shunt_tests::{
     test_run::{NEEDS, OPTIONS, SNAT_PORTS, TUNNEL_MTU, TestNode, Verdict},
 };
 
-use crate::expect::{Entry, PORT, TARGET, UPLINK_INGRESS, data, datagram, entries, evict, syn};
+use crate::expect::{Entry, POD_INGRESS, PORT, TARGET, UPLINK_INGRESS, data, datagram, entries, evict, syn};
 
 const NODE_PORT: u16 = 30_080;
+/// A pod of this node.
+const HERE: u8 = 6;
 
 struct Setup {
     node: TestNode,
@@ -54,10 +56,20 @@ impl Setup {
 
     /// A Service with one backend, on another node.
     fn with(ports: RangeInclusive<u16>, options: Options) -> Self {
-        let mut cluster = Cluster::of_node("n1", &addr::node(1).both());
+        let cluster = Cluster::of_node("n1", &addr::node(1).both());
+        Self::of(cluster, &Endpoint::at(addr::pod(2, 6), "n2"), ports, options)
+    }
+
+    /// A Service with one backend on this node, for an operator who has said how Services are served.
+    fn with_backend_here(settings: Settings) -> Self {
+        let cluster = Cluster::served("n1", &addr::node(1).both(), settings);
+        Self::of(cluster, &Endpoint::at(addr::pod(1, HERE), "n1"), SNAT_PORTS, OPTIONS)
+    }
+
+    fn of(mut cluster: Cluster, endpoint: &Endpoint, ports: RangeInclusive<u16>, options: Options) -> Self {
         let service =
             Service::named("s1").cluster_ips(addr::cluster_ips(1)).external_ips(addr::external_ips(1)).node_port(PORT, TARGET, NODE_PORT);
-        cluster.apply(service.with_endpoints(&[Endpoint::at(addr::pod(2, 6), "n2")]));
+        cluster.apply(service.with_endpoints(std::slice::from_ref(endpoint)));
         let mut node = TestNode::in_a_place(cluster.node_ips(), ports, options).unwrap();
         node.apply(&cluster.plans()).unwrap();
         Self { node }
@@ -134,6 +146,56 @@ fn packets_go_there_and_back_under_the_nodes_address() {
             setup.node.forget_flows().unwrap();
         }
     }
+}
+
+/// Who is stood in for where the backend is on the node: the hook, the client and the frontend.
+#[track_caller]
+fn assert_stands_in(settings: &Settings, expected: [bool; 4]) {
+    let mut setup = Setup::with_backend_here(settings.clone());
+    for (family, _, opening) in families_and_openings() {
+        let (cluster_ip, backend) = (addr::cluster_ips(1).at(family, PORT), addr::pod(1, HERE).at(family, TARGET));
+        // A port for each: flows that meet at the backend have others.
+        let [pod, again] = [50_000, 50_001].map(|port| addr::pod(1, 3).at(family, port));
+        let ways = [
+            (POD_INGRESS, pod, cluster_ip),
+            (UPLINK_INGRESS, client(family, 50_000), cluster_ip),
+            (POD_INGRESS, again, external_ip(family)),
+            (UPLINK_INGRESS, client(family, 50_001), node_port(family)),
+        ];
+        for ((hook, client, frontend), expected) in ways.into_iter().zip(expected) {
+            let ran = setup.node.run(hook, &opening(client, frontend).build()).unwrap();
+            verify_checksums(&ran.frame).unwrap();
+            let there = Packet::decode(&ran.frame).unwrap();
+            let way = format!("{settings:?}: {client} to {frontend}");
+            assert_eq!(there.dst, backend, "{way}");
+            if !expected {
+                assert_eq!((ran.verdict, there.src), (Verdict::Next, client), "{way}");
+                continue;
+            }
+            assert_eq!((ran.verdict, there.src.ip()), (Verdict::Redirect, addr::node(1).of(family)), "{way}");
+            // The answer comes in by the backend's own device.
+            let ran = setup.node.run(POD_INGRESS, &opening(backend, there.src).build()).unwrap();
+            assert_eq!(ran.verdict, Verdict::Redirect, "{way}");
+            verify_checksums(&ran.frame).unwrap();
+            let back = Packet::decode(&ran.frame).unwrap();
+            assert_eq!((back.src, back.dst), (frontend, client), "{way}");
+        }
+        setup.node.forget_flows().unwrap();
+    }
+}
+
+#[test]
+fn the_operator_says_who_is_stood_in_for_where_the_backend_is_here() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let cluster_cidrs = vec!["10.244.0.0/16".parse().unwrap(), "fd00:244::/48".parse().unwrap()];
+    let auto = Settings { cluster_cidrs, ..Settings::default() };
+    let kube_proxy = Settings { masquerade_as_kube_proxy: true, ..auto.clone() };
+    assert_stands_in(&auto, [false; 4]);
+    assert_stands_in(&kube_proxy, [false, true, true, true]);
+    assert_stands_in(&Settings { masquerade_all: true, ..auto }, [true, true, false, false]);
+    assert_stands_in(&Settings { masquerade_all: true, ..kube_proxy }, [true; 4]);
 }
 
 #[test]
