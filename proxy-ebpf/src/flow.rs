@@ -346,7 +346,8 @@ const ROUNDS: u32 = 48;
 /// of the node's has.
 ///
 /// The first port to be tried depends on the flow, so that one whose entry was lost mostly finds its replies' again. The others are tried in
-/// turn, from where the last search ended: ports are then taken again long after they were given up, and all are found before any is missed.
+/// turn, from where the last search ended: ports are then taken again long after they were given up, and a search that finds none free, after
+/// [`ROUNDS`] times [`PORTS_AT_ONCE`] of them, leaves the rest to the next one.
 #[inline(always)]
 fn reserve_at_node<F: Ip, C: PacketCtx>(ctx: &C, scratch: &mut Scratch<F>, packet: &Packet<F>, source: &SnatSource<F>) -> Step<()> {
     let mut ports = PortChoice::within(F::hash(&packet.tuple, packet.protocol, settings::seed()), source.first_port, source.last_port);

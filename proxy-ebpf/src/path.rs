@@ -2,8 +2,8 @@
 //!
 //! A hook has a short one for packets of known flows, which are nearly all. What else there is to do has others: a new flow is [chosen](choose) a
 //! backend and then [begun](begin), or begun [under the node's address](stand_in); its packet is [translated](translate_left), or
-//! [sent on](crate::forward::send_on); and what is not common goes [aside]. Each is a function of the program by itself, so that the verifier follows one after the other and none has
-//! all values on its stack. What one finds out for the next lies in the scratch room.
+//! [sent on](crate::forward::send_on); and what is not common goes [aside]. Each is a function of the program by itself, so that the verifier
+//! follows one after the other and none has all values on its stack. What one finds out for the next lies in the scratch room.
 
 use proxy_common::{Protocol, Side, reason::Reason};
 

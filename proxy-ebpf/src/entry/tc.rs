@@ -73,9 +73,15 @@ trait Way {
     /// Where clients are whose flows begin here, if any do.
     const SCOPE: Option<Scope>;
 
-    fn walk<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict>;
+    #[inline(always)]
+    fn walk<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
+        if Self::SCOPE.is_some() { path::to_backend::<F, C>(ctx) } else { path::from_backend::<F, C>(ctx) }
+    }
 
-    fn walk_rare<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict>;
+    #[inline(always)]
+    fn walk_rare<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
+        if Self::SCOPE.is_some() { path::rare_to_backend::<F, C>(ctx) } else { path::rare_from_backend::<F, C>(ctx) }
+    }
 }
 
 /// From a pod towards a service.
@@ -87,44 +93,14 @@ struct Out;
 
 impl Way for Internal {
     const SCOPE: Option<Scope> = Some(Scope::Internal);
-
-    #[inline(always)]
-    fn walk<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
-        path::to_backend::<F, C>(ctx)
-    }
-
-    #[inline(always)]
-    fn walk_rare<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
-        path::rare_to_backend::<F, C>(ctx)
-    }
 }
 
 impl Way for External {
     const SCOPE: Option<Scope> = Some(Scope::External);
-
-    #[inline(always)]
-    fn walk<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
-        path::to_backend::<F, C>(ctx)
-    }
-
-    #[inline(always)]
-    fn walk_rare<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
-        path::rare_to_backend::<F, C>(ctx)
-    }
 }
 
 impl Way for Out {
     const SCOPE: Option<Scope> = None;
-
-    #[inline(always)]
-    fn walk<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
-        path::from_backend::<F, C>(ctx)
-    }
-
-    #[inline(always)]
-    fn walk_rare<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
-        path::rare_from_backend::<F, C>(ctx)
-    }
 }
 
 #[inline(always)]
