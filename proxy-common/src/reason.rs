@@ -63,7 +63,7 @@ reasons! {
     /// Not IPv4 or IPv6.
     NotIp = "not_ip", Pass, "not an IPv4 or IPv6 packet";
     /// Neither TCP nor UDP.
-    OtherProtocol = "other_protocol", Pass, "neither TCP nor UDP";
+    OtherProtocol = "other_protocol", Pass, "none of TCP, UDP and SCTP";
     /// A piece of an IP datagram.
     Fragment = "fragment", Pass, "a fragment of an IP datagram: ports are in the first fragment only";
     /// Headers that end too early or contradict each other.
