@@ -4,30 +4,23 @@
 //! afterwards written only through the pointer that a look-up returned: an update in a full LRU table may evict a stranger. Each
 //! direction makes its partner again when that was evicted, unless the flow is coming to its end.
 
-use core::num::NonZeroU32;
-
 use aya_ebpf::bindings::BPF_NOEXIST;
 use proxy_common::{
-    ANY_DEVICE, Backend, BackendFlags, BackendRef, Flow, FlowKey, FlowOwner, FlowState, PORT_STEP, Port, Protocol, ServiceId, Side,
-    SnatSource, Tuple, reason::Reason,
+    Backend, BackendFlags, BackendRef, Flow, FlowKey, FlowOwner, FlowState, Protocol, ServiceId, Side, Tuple, reason::Reason,
 };
 
 use crate::{
     counters::{count, count_flow, count_packet, limits},
     ctx::PacketCtx,
     filter::mark,
-    forward::Route,
     frontend::Choice,
     ip::Ip,
-    maps::{BACKEND_LIVE, SNAT_CURSOR, Scratch},
+    maps::{BACKEND_LIVE, Scratch},
     parse::Packet,
     settings::{self, now},
+    snat::{PortChoice, any_source, reserve, reserve_at_node, source_for},
     verdict::{Step, Stop},
 };
-
-/// How many source ports are tried for a flow that needs another one. Each try is a look-up and an insert; with half of all ports taken,
-/// one flow in 256 fails.
-const PORT_TRIES: u32 = 8;
 
 /// What becomes of the packets of one direction of a flow.
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +108,7 @@ fn partner_state<F: Ip>(partner: &FlowKey<F>, key: &FlowKey<F>) -> Option<FlowSt
 
 /// Whether a connection has come to its end, so that a SYN on its ports begins another one.
 #[inline(always)]
-fn is_over<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) -> bool {
+pub(crate) fn is_over<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) -> bool {
     flow.owner.state().is_over(partner_state(&key.partner(flow), key))
 }
 
@@ -140,22 +133,22 @@ fn advance<F: Ip>(packet: &Packet<F>, state: FlowState) -> FlowState {
 
 /// This CPU's room for the entries of a flow that is being recorded.
 #[inline(always)]
-fn scratch<F: Ip>() -> Step<&'static mut Scratch<F>> {
+pub fn scratch<F: Ip>() -> Step<&'static mut Scratch<F>> {
     let scratch = F::scratch().get_ptr_mut(0).ok_or(Stop::drop(Reason::FlowTableFull))?;
-    // SAFETY: the row is this CPU's own, and no program interrupts another on it; each stage that uses it ends before the next begins.
+    // SAFETY: the row is this CPU's own, and no program interrupts another on it; whoever calls another that writes to it asks for it anew.
     Ok(unsafe { &mut *scratch })
 }
 
 /// Inserts an entry where none is.
 #[inline(always)]
-fn insert_new<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) -> bool {
+pub(crate) fn insert_new<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) -> bool {
     mark(key);
     F::flows().insert(key, flow, u64::from(BPF_NOEXIST)).is_ok()
 }
 
 /// Removes both entries of a flow. One that is not there any more was evicted meanwhile, which is as good.
 #[inline(always)]
-fn forget<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) {
+pub(crate) fn forget<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) {
     let partner = key.partner(flow);
     if partner_state(&partner, key).is_some() {
         _ = F::flows().remove(&partner);
@@ -246,9 +239,9 @@ pub fn start<F: Ip>(packet: &Packet<F>) -> Step<Way<F>> {
     if !may_record {
         return Err(Stop::drop(Reason::FlowsLimited));
     }
-    let scratch = prepare(packet, &backend, to, FlowState::NEW)?;
-    reserve(scratch, ports)?;
-    record(scratch)
+    prepare(packet, &backend, to, FlowState::NEW)?;
+    reserve::<F>(ports)?;
+    record(scratch::<F>()?)
 }
 
 /// Records a new flow under the node's own address, by the way that the packets to its backend take. A backend on this node that is the node
@@ -266,10 +259,9 @@ pub fn start_masqueraded<F: Ip, C: PacketCtx>(ctx: &C, packet: &Packet<F>) -> St
         return Err(Stop::drop(Reason::FlowsLimited));
     }
     let to = Tuple { src: source.addr, dst: backend.addr, src_port: packet.tuple.src_port, dst_port: backend.port };
-    let scratch = prepare(packet, &backend, to, FlowState::MASQUERADED)?;
-    reserve_at_node::<F, C>(ctx, scratch, packet, &source)?;
-    // Looked up anew: another function may have written to it.
-    record(self::scratch::<F>()?)
+    prepare(packet, &backend, to, FlowState::MASQUERADED)?;
+    reserve_at_node::<F, C>(ctx, packet, &source)?;
+    record(scratch::<F>()?)
 }
 
 /// Counts the first packet of a flow, and says whether there may be one more flow.
@@ -284,12 +276,12 @@ fn note_start<F: Ip>(packet: &Packet<F>, service: ServiceId) -> bool {
 
 /// Puts the entry for the client's packets into the scratch room.
 #[inline(always)]
-fn prepare<F: Ip>(packet: &Packet<F>, backend: &Backend<F>, to: Tuple<F>, state: FlowState) -> Step<&'static mut Scratch<F>> {
+fn prepare<F: Ip>(packet: &Packet<F>, backend: &Backend<F>, to: Tuple<F>, state: FlowState) -> Step<()> {
     let state = if packet.may_move() { state } else { advance(packet, state) };
     let scratch = scratch::<F>()?;
     scratch.key = FlowKey::new(packet.tuple, packet.protocol, Side::Ingress);
     scratch.flow = Flow::new(to, now(), backend.reference, backend.owner, state);
-    Ok(scratch)
+    Ok(())
 }
 
 /// Inserts the entry for the client's packets, that for the replies being there.
@@ -312,180 +304,4 @@ fn may_start() -> bool {
     let Some(limits) = limits() else { return false };
     limits.flows += 1;
     limits.flows <= settings::new_flows()
-}
-
-/// What stands in for clients where the device does not matter.
-#[inline(always)]
-fn any_source<F: Ip>() -> Step<SnatSource<F>> {
-    // The key has to lie on the stack: a constant's place is one that the loader does not fill in.
-    let device = core::hint::black_box(ANY_DEVICE);
-    // SAFETY: the daemon replaces an entry as a whole; what is read is copied before anything else happens.
-    let source = *unsafe { F::snat().get(&device) }.ok_or(Stop::drop(Reason::NoSnatSource))?;
-    if source.first_port == Port::from_host(0) { Err(Stop::drop(Reason::NoSnatSource)) } else { Ok(source) }
-}
-
-/// What stands in for a client on the way to a backend: the address that the kernel would choose on the device there. Nothing where the kernel
-/// does not send anything on, as to the node itself.
-#[inline(always)]
-fn source_for<F: Ip, C: PacketCtx>(ctx: &C, backend: F::Addr) -> Step<Option<SnatSource<F>>> {
-    /// Fits everywhere: whether the packet does, too, is asked when it is sent on. Of none the kernel would take the packet's own.
-    const LEAST: u16 = 1;
-    let any = any_source::<F>()?;
-    match ctx.route::<F>(any.addr, backend, LEAST) {
-        // SAFETY: as in `any_source`.
-        Route::By(hop) => Ok(Some(unsafe { F::snat().get(&hop.ifindex) }.map_or(any, |source| *source))),
-        Route::Here => Ok(None),
-        Route::TooBig(_) | Route::Nowhere => Err(Stop::drop(Reason::NoRoute)),
-    }
-}
-
-/// How often ports are looked for, [`PORTS_AT_ONCE`] each time.
-const ROUNDS: u32 = 48;
-
-/// Inserts the entry for the replies to the node, which stands in for the client, under a port that no other flow to the backend and no socket
-/// of the node's has.
-///
-/// The first port to be tried depends on the flow, so that one whose entry was lost mostly finds its replies' again. The others are tried in
-/// turn, from where the last search ended: ports are then taken again long after they were given up, and a search that finds none free, after
-/// [`ROUNDS`] times [`PORTS_AT_ONCE`] of them, leaves the rest to the next one.
-#[inline(always)]
-fn reserve_at_node<F: Ip, C: PacketCtx>(ctx: &C, scratch: &mut Scratch<F>, packet: &Packet<F>, source: &SnatSource<F>) -> Step<()> {
-    let mut ports = PortChoice::within(F::hash(&packet.tuple, packet.protocol, settings::seed()), source.first_port, source.last_port);
-    scratch.flow.src_port = ports.next();
-    scratch.reply_key = scratch.key.partner(&scratch.flow);
-    scratch.reply = scratch.key.partner_flow(&scratch.flow, FlowState::REPLY.with(FlowState::MASQUERADED));
-    count(Reason::Masqueraded);
-    if belongs_to(scratch) || try_port(ctx, scratch) {
-        return Ok(());
-    }
-    for _ in 0..ROUNDS {
-        if ctx.take_port::<F>(ports.first, ports.count) {
-            count(Reason::PortCollision);
-            return Ok(());
-        }
-    }
-    Err(Stop::drop(Reason::PortsExhausted))
-}
-
-/// Takes the port that stands in the scratch room, if it is free.
-#[inline(always)]
-fn try_port<F: Ip, C: PacketCtx>(ctx: &C, scratch: &Scratch<F>) -> bool {
-    // Looked up first: an insert takes an entry from the LRU list before it finds that the key is there.
-    if F::flows().get_ptr(&scratch.reply_key).is_some() || !insert_new(&scratch.reply_key, &scratch.reply) {
-        return false;
-    }
-    let protocol = Protocol::from_wire(scratch.reply_key.protocol).unwrap_or(Protocol::Sctp);
-    if !ctx.has_socket::<F>(&scratch.reply_key.tuple(), protocol) {
-        return true;
-    }
-    _ = F::flows().remove(&scratch.reply_key);
-    false
-}
-
-/// How many ports are tried at once: as many as the verifier has the patience for.
-const PORTS_AT_ONCE: u32 = 4;
-
-/// Takes a port out of `count` from `first` on for the flow in the scratch room, and says whether one of those that were tried was free.
-#[inline(always)]
-pub fn take_port<F: Ip, C: PacketCtx>(ctx: &C, first: u32, count: u32) -> bool {
-    let (Ok(scratch), Some(cursor)) = (scratch::<F>(), SNAT_CURSOR.get_ptr_mut(0)) else { return false };
-    // SAFETY: a word of the map. Other CPUs write it, too: at worst a port is tried twice.
-    let mut at = unsafe { core::ptr::read_volatile(cursor) };
-    let Some(count) = NonZeroU32::new(count) else { return false };
-    let mut found = false;
-    for _ in 0..PORTS_AT_ONCE {
-        // The step and the number of ports have no divisor in common, so that every port has its turn.
-        at = at.wrapping_add(PORT_STEP) % count;
-        let port = Port::from_host((first + at) as u16);
-        scratch.flow.src_port = port;
-        scratch.reply_key.dst_port = port;
-        if try_port(ctx, scratch) {
-            found = true;
-            break;
-        }
-    }
-    // SAFETY: as above.
-    unsafe { core::ptr::write_volatile(cursor, at) };
-    found
-}
-
-/// Inserts the entry for the replies. Its key must be nobody else's: two flows of one client to two frontends of one backend would
-/// else be answered as one. The second then gets another source port, which changes `scratch.flow`.
-#[inline(always)]
-fn reserve<F: Ip>(scratch: &mut Scratch<F>, mut ports: PortChoice) -> Step<()> {
-    scratch.reply_key = scratch.key.partner(&scratch.flow);
-    scratch.reply = scratch.key.partner_flow(&scratch.flow, FlowState::REPLY);
-    if insert_new(&scratch.reply_key, &scratch.reply) || belongs_to(scratch) {
-        return Ok(());
-    }
-    for _ in 0..PORT_TRIES {
-        let port = ports.next();
-        scratch.flow.src_port = port;
-        scratch.reply_key.dst_port = port;
-        if insert_new(&scratch.reply_key, &scratch.reply) {
-            count(Reason::PortCollision);
-            return Ok(());
-        }
-        if is_own(scratch) {
-            return Ok(());
-        }
-    }
-    Err(Stop::drop(Reason::PortsExhausted))
-}
-
-/// Whether the reply entry that is there already is this flow's: its other half was lost, and this is the port it had.
-#[inline(always)]
-fn is_own<F: Ip>(scratch: &Scratch<F>) -> bool {
-    // SAFETY: the entry stays readable while the program runs.
-    F::flows().get_ptr(&scratch.reply_key).is_some_and(|held| unsafe { (*held).tuple() } == scratch.reply.tuple())
-}
-
-/// Whether the reply entry that is there already may serve for this flow: because it is the same flow's (its other half was lost, or
-/// another CPU is a step ahead), or because the flow that holds it is over and is put out of the way.
-#[inline(always)]
-fn belongs_to<F: Ip>(scratch: &mut Scratch<F>) -> bool {
-    let Some(held) = F::flows().get_ptr(&scratch.reply_key) else {
-        return false;
-    };
-    // SAFETY: the entry stays readable while the program runs.
-    let held = unsafe { &*held };
-    if held.tuple() == scratch.reply.tuple() {
-        return true;
-    }
-    if !is_over(&scratch.reply_key, held) {
-        return false;
-    }
-    forget(&scratch.reply_key, held);
-    insert_new(&scratch.reply_key, &scratch.reply)
-}
-
-/// A walk through a range of source ports from a start that depends on the flow.
-#[derive(Clone, Copy)]
-struct PortChoice {
-    first: u32,
-    count: u32,
-    at: u32,
-}
-
-impl PortChoice {
-    /// A walk through `first..=last`.
-    #[inline(always)]
-    fn within(start: u32, first: Port, last: Port) -> Self {
-        let first = u32::from(first.to_host());
-        let count = (u32::from(last.to_host()) + 1).saturating_sub(first);
-        Self { first, count, at: start & 0xffff }
-    }
-
-    /// A walk through all ports that need no privilege, for a client whose address is kept.
-    #[inline(always)]
-    fn anywhere(start: Port) -> Self {
-        Self { first: 1024, count: 65_536 - 1024, at: u32::from(start.to_host()) }
-    }
-
-    #[inline(always)]
-    fn next(&mut self) -> Port {
-        self.at = self.at.wrapping_add(PORT_STEP) & 0xffff;
-        // Scaled into the range instead of divided: the verifier wants no remainder of an unknown number.
-        Port::from_host((self.first + ((self.at * self.count) >> 16)) as u16)
-    }
 }

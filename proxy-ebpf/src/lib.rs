@@ -33,6 +33,8 @@ pub mod filter;
 
 pub mod flow;
 
+mod snat;
+
 pub mod frontend;
 
 pub mod affinity;

@@ -141,21 +141,20 @@ struct SctpHeader {
     chunk_length: u16,
 }
 
-/// Reads the headers of a whole TCP or UDP packet of one family. A fragment, SCTP, and what has no ports go aside: what is rare is not to make
-/// the verifier's way through the common one longer.
+/// Reads the headers of a common packet of one family: TCP or UDP, whole, and without options in the network header. Others go aside.
 #[inline(always)]
 pub fn parse<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Packet<F>> {
-    let l3 = F::read_l3::<C, false>(ctx)?;
+    let l3 = F::read_common(ctx)?;
     if l3.protocol == Protocol::Sctp.to_wire() {
         return Err(Stop::ASIDE);
     }
     parse_l4(ctx, &l3)
 }
 
-/// The same, or of the first fragment of one.
+/// Reads the headers of any packet with ports.
 #[inline(always)]
 pub fn parse_first<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Packet<F>> {
-    let l3 = F::read_l3::<C, true>(ctx)?;
+    let l3 = F::read_l3(ctx)?;
     if let Piece::Later(_) = l3.piece { Err(Stop::ASIDE) } else { parse_l4(ctx, &l3) }
 }
 
@@ -204,11 +203,11 @@ mod tests {
     }
 
     fn piece<F: Ip>(frame: &[u8]) -> Piece {
-        F::read_l3::<_, true>(&BufCtx::<2048>::new(frame)).unwrap().piece
+        F::read_l3(&BufCtx::<2048>::new(frame)).unwrap().piece
     }
 
     fn is_malformed<F: Ip>(frame: &[u8]) -> bool {
-        parsed::<F>(frame).err() == Some(Stop::pass(Reason::Malformed))
+        parsed_first::<F>(frame).err() == Some(Stop::pass(Reason::Malformed))
     }
 
     fn goes_aside<F: Ip>(frame: &[u8]) -> bool {
@@ -274,7 +273,9 @@ mod tests {
     #[test]
     fn ipv4_options_are_stepped_over() {
         for words in 1..=10 {
-            let packet = parsed::<V4>(&with_options(ends4(), &vec![1; words * 4])).unwrap();
+            let frame = with_options(ends4(), &vec![1; words * 4]);
+            assert!(goes_aside::<V4>(&frame));
+            let packet = parsed_first::<V4>(&frame).unwrap();
             assert_eq!((packet.tuple, packet.l4), (ends4().tuple(), 34 + words * 4));
         }
     }
@@ -309,7 +310,9 @@ mod tests {
         ];
         for chain in chains {
             let skipped: usize = chain.iter().map(|(_, len)| len).sum();
-            let packet = parsed::<V6>(&with_extensions(ends6(), chain)).unwrap();
+            let frame = with_extensions(ends6(), chain);
+            assert!(goes_aside::<V6>(&frame));
+            let packet = parsed_first::<V6>(&frame).unwrap();
             assert_eq!((packet.tuple, packet.protocol, packet.l4), (ends6().tuple(), Protocol::Udp, 54 + skipped), "{chain:?}");
         }
     }
@@ -397,7 +400,12 @@ mod tests {
 
     /// The outcome of a parse is a tuple that lies within the packet, or a reason to pass.
     fn check_any<F: Ip>(frame: &[u8]) {
-        match parsed::<F>(frame) {
+        let any = parsed_first::<F>(frame);
+        // What is common reads the same either way.
+        if let Ok(packet) = parsed::<F>(frame) {
+            assert_eq!(format!("{any:?}"), format!("{:?}", Ok::<_, Stop>(packet)));
+        }
+        match any {
             Ok(packet) => {
                 let header = if packet.protocol == Protocol::Udp { 8 } else { 16 };
                 assert!(packet.l4 + header <= frame.len());

@@ -122,7 +122,7 @@ fn go_early<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>, way: &Way<F>) 
 /// What has no ports, or what a common packet has not. A later fragment has its way here; the rest goes on in one of the two pipelines below.
 #[inline(always)]
 pub fn aside<F: Ip, C: PacketCtx>(ctx: &mut C, side: Side) -> Step<Verdict> {
-    let l3 = F::read_l3::<C, true>(ctx)?;
+    let l3 = F::read_l3(ctx)?;
     match l3.piece {
         Piece::Later(id) => follow(ctx, &l3, id, side),
         Piece::First(id) => {

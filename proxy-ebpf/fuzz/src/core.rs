@@ -14,7 +14,7 @@ use proxy_ebpf::{
     csum::{Delta, replace_begun},
     ctx::BufCtx,
     ip::Ip,
-    parse::{Packet, parse},
+    parse::{Packet, parse, parse_first},
     refuse::answer,
     translate::translate,
     verdict::{News, Step, Stop, Verdict},
@@ -46,7 +46,7 @@ pub fn run(bytes: &[u8]) {
 /// Judges what one family makes of an input, given how it reads.
 fn judge<F: Ip>(input: &Input, wire: Option<&Wire>) -> Law<()> {
     let ctx = Frame::new(&input.frame);
-    let packet = parse::<F, _>(&ctx);
+    let packet = read::<F>(&ctx, wire.is_some());
     require(ctx.frame() == input.frame, "a packet was changed by being read")?;
     match (packet, wire) {
         (Ok(packet), Some(wire)) => {
@@ -59,6 +59,14 @@ fn judge<F: Ip>(input: &Input, wire: Option<&Wire>) -> Law<()> {
         (Err(_), Some(_)) => Err("a good packet was not accepted"),
         (Err(_), None) => Err("a packet was not passed, or for no reason that its bytes give"),
     }
+}
+
+/// Reads a packet as the path does. What is not common is read aside; of that, what the laws do not know may be anything.
+fn read<F: Ip>(ctx: &Frame, is_known: bool) -> Step<Packet<F>> {
+    parse(ctx).or_else(|stop| {
+        let rare = if stop == Stop::ASIDE { parse_first(ctx) } else { Err(stop) };
+        if is_known { rare } else { rare.and(Err(Stop::ASIDE)) }
+    })
 }
 
 fn check_reading<F: Ip>(packet: &Packet<F>, wire: &Wire, frame: &[u8]) -> Law<()> {
@@ -92,7 +100,7 @@ fn check_translation<F: Ip>(packet: &Packet<F>, wire: &Wire, input: &Input) -> L
     check_begun(packet, &to, [(&input.frame, wire), (ctx.frame(), &there)])?;
 
     let halfway = ctx.frame().to_vec();
-    let packet_there = parse::<F, _>(&ctx).or(Err("a translated packet is not accepted any more"))?;
+    let packet_there = read::<F>(&ctx, true).or(Err("a translated packet is not accepted any more"))?;
     translated(&mut ctx, &packet_there, &packet.tuple, &halfway)?;
     // The addresses of the Ethernet header may have been turned on the way, or twice; both were looked at.
     let same = translation::is_same(&input.frame[L3..], &ctx.frame()[L3..], &wire.clone().without_ethernet());

@@ -4,7 +4,10 @@ use super::{ETH_LEN, PacketCtx, too_short};
 use crate::{
     csum::{Delta, replace},
     forward::{Hop, Route},
-    ip::Ip,
+    ip::{
+        Ip,
+        extensions::{self, ExtensionsWord},
+    },
     verdict::{Step, Stop},
 };
 use proxy_common::{Protocol, Tuple, reason::Reason};
@@ -73,8 +76,16 @@ impl<const N: usize> PacketCtx for BufCtx<N> {
         false
     }
 
-    fn take_port<F: Ip>(&self, _: u32, _: u32) -> bool {
+    fn try_node_port<F: Ip>(&self) -> bool {
         false
+    }
+
+    fn take_node_port<F: Ip>(&self, _: u32, _: u32) -> bool {
+        false
+    }
+
+    fn walk_extensions(&self, first: u8) -> ExtensionsWord {
+        extensions::walk(self, first)
     }
 
     fn note_change(&mut self, _: Delta) {}

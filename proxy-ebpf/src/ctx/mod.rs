@@ -13,7 +13,7 @@ use proxy_common::{Protocol, Tuple, reason::Reason};
 use crate::{
     csum::Delta,
     forward::{Hop, Route},
-    ip::Ip,
+    ip::{Ip, extensions::ExtensionsWord},
     verdict::{Step, Stop},
 };
 
@@ -58,9 +58,15 @@ pub trait PacketCtx {
     /// Whether a socket of this node would take packets with this tuple.
     fn has_socket<F: Ip>(&self, tuple: &Tuple<F>, protocol: Protocol) -> bool;
 
-    /// Takes a free source port of `count` from `first` on for the flow in the scratch room, and says whether there was one among those that
-    /// it tried.
-    fn take_port<F: Ip>(&self, first: u32, count: u32) -> bool;
+    /// Takes the node's port that stands in the scratch room for the flow there, if it is free.
+    fn try_node_port<F: Ip>(&self) -> bool;
+
+    /// Takes a free port of the node's, out of `count` from `first` on, for the flow in the scratch room, and says whether there was one among
+    /// those that it tried.
+    fn take_node_port<F: Ip>(&self, first: u32, count: u32) -> bool;
+
+    /// Walks the packet's extension headers of IPv6, of which the first is of kind `first`.
+    fn walk_extensions(&self, first: u8) -> ExtensionsWord;
 
     /// Says that the packet's words have changed, and that no checksum among them makes up for it.
     fn note_change(&mut self, delta: Delta);

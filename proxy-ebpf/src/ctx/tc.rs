@@ -18,7 +18,10 @@ use super::{ETH_LEN, PacketCtx, TRANSLATED_MARK, too_short};
 use crate::{
     csum::{Delta, replace, replace_begun},
     forward::{Hop, Route},
-    ip::Ip,
+    ip::{
+        Ip,
+        extensions::{self, ExtensionsWord},
+    },
     settings,
     verdict::{Step, Stop},
 };
@@ -55,12 +58,12 @@ pub struct TcCtx<const L2: bool> {
 }
 
 impl<const L2: bool> TcCtx<L2> {
-    /// A socket buffer whose headers nobody is going to read.
+    /// A socket buffer whose headers are reachable, as far as anybody is going to read them.
     ///
     /// # Safety
     /// `skb` is the context that the kernel gave to the program.
     #[inline(always)]
-    pub const unsafe fn unread(skb: *mut __sk_buff) -> Self {
+    pub const unsafe fn pulled(skb: *mut __sk_buff) -> Self {
         Self { skb }
     }
 
@@ -172,26 +175,35 @@ impl<const L2: bool> TcCtx<L2> {
 }
 
 impl Fib {
+    /// Writes the question. Here and not where the room is made: the compiler would then copy it.
     #[inline(always)]
-    fn new<F: Ip>(src: F::Addr, dst: F::Addr, len: u16, ifindex: u32) -> Self {
+    fn ask<F: Ip>(&mut self, src: F::Addr, dst: F::Addr, len: u16, ifindex: u32) {
         let ([src, src_rest], [dst, dst_rest]) = (F::in_words(src), F::in_words(dst));
         let first = in_one_word([in_one([F::AF, 0], [0, 0]), in_one([0, 0], len.to_ne_bytes())]);
         let second = in_one_word([ifindex, 0]);
-        let mut fib = Self(MaybeUninit::uninit());
-        for (n, word) in [first, second, src, src_rest, dst, dst_rest, 0, 0].into_iter().enumerate() {
-            // SAFETY: one of eight words.
-            let place = unsafe { fib.0.as_mut_ptr().cast::<u64>().add(n) };
-            // SAFETY: as said; volatile, so that it is a store of its own.
-            unsafe { place.write_volatile(word) };
-        }
-        fib
+        self.put(0, first);
+        self.put(1, second);
+        self.put(2, src);
+        self.put(3, src_rest);
+        self.put(4, dst);
+        self.put(5, dst_rest);
+        self.put(6, 0);
+        self.put(7, 0);
+    }
+
+    #[inline(always)]
+    fn put(&mut self, n: usize, word: u64) {
+        // SAFETY: one of eight words.
+        let place = unsafe { self.0.as_mut_ptr().cast::<u64>().add(n) };
+        // SAFETY: as said; volatile, so that it is a store of its own.
+        unsafe { place.write_volatile(word) };
     }
 
     #[inline(always)]
     fn word(&self, n: usize) -> [u8; 8] {
         // SAFETY: one of eight words.
         let place = unsafe { self.0.as_ptr().cast::<u64>().add(n) };
-        // SAFETY: `new` has written it; volatile, because the kernel has written it again.
+        // SAFETY: `ask` has written it; volatile, because the kernel has written it again.
         unsafe { place.read_volatile() }.to_ne_bytes()
     }
 
@@ -312,7 +324,9 @@ impl<const L2: bool> PacketCtx for TcCtx<L2> {
     #[inline(always)]
     fn route<F: Ip>(&self, src: F::Addr, dst: F::Addr, len: u16) -> Route {
         // SAFETY: as in `data`.
-        let mut fib = Fib::new::<F>(src, dst, len, unsafe { (*self.skb).ifindex });
+        let ifindex = unsafe { (*self.skb).ifindex };
+        let mut fib = Fib(MaybeUninit::uninit());
+        fib.ask::<F>(src, dst, len, ifindex);
         // SAFETY: the context is the kernel's own, and the question lies on the stack.
         let answer = unsafe { bpf_fib_lookup(self.skb.cast(), fib.0.as_mut_ptr().cast(), size_of::<Fib>() as i32, 0) };
         // Kernels from 5.12 on have looked, and say what fits.
@@ -357,8 +371,18 @@ impl<const L2: bool> PacketCtx for TcCtx<L2> {
     }
 
     #[inline(always)]
-    fn take_port<F: Ip>(&self, first: u32, count: u32) -> bool {
-        F::take_port(self.skb, first, count)
+    fn try_node_port<F: Ip>(&self) -> bool {
+        F::try_node_port(self.skb)
+    }
+
+    #[inline(always)]
+    fn take_node_port<F: Ip>(&self, first: u32, count: u32) -> bool {
+        F::take_node_port(self.skb, first, count)
+    }
+
+    #[inline(always)]
+    fn walk_extensions(&self, first: u8) -> ExtensionsWord {
+        extensions::walk_skb::<L2>(self.skb, first)
     }
 
     #[inline(always)]

@@ -10,7 +10,10 @@ use super::{ETH_LEN, PacketCtx, TRANSLATED_MARK, too_short};
 use crate::{
     csum::{Delta, replace},
     forward::{Hop, Route},
-    ip::Ip,
+    ip::{
+        Ip,
+        extensions::{self, ExtensionsWord},
+    },
     verdict::{Step, Stop},
 };
 
@@ -116,8 +119,18 @@ impl PacketCtx for XdpCtx {
     }
 
     #[inline(always)]
-    fn take_port<F: Ip>(&self, _: u32, _: u32) -> bool {
+    fn try_node_port<F: Ip>(&self) -> bool {
         false
+    }
+
+    #[inline(always)]
+    fn take_node_port<F: Ip>(&self, _: u32, _: u32) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn walk_extensions(&self, first: u8) -> ExtensionsWord {
+        extensions::walk(self, first)
     }
 
     #[inline(always)]

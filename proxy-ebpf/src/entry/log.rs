@@ -1,10 +1,16 @@
 //! What the programs say of packets of services: one line for each, with how its way ended. Only the build with logging has it.
 
-use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
+use aya_ebpf::bindings::__sk_buff;
 use aya_log_ebpf::info;
 use bytemuck::Pod;
-use proxy_common::{Protocol, V4, V6, reason::Reason};
-use proxy_ebpf::{ctx::TcCtx, ip::Ip, parse::parse, verdict::End};
+use proxy_common::{FlowKey, Protocol, Side, V4, V6, reason::Reason};
+use proxy_ebpf::{
+    ctx::TcCtx,
+    flow::scratch,
+    ip::Ip,
+    parse::parse_first,
+    verdict::{End, Step},
+};
 
 /// Logs how a packet ended, and its tuple as it is then; packets of no service are left out.
 #[inline(always)]
@@ -14,55 +20,83 @@ pub(super) fn packet<F: Ip, const L2: bool>(skb: *mut __sk_buff, end: End) {
         return;
     }
     match (F::IPV6, L2) {
-        (false, true) => log_v4(skb, end.0),
-        (true, true) => log_v6(skb, end.0),
-        (false, false) => log_l3_v4(skb, end.0),
-        (true, false) => log_l3_v6(skb, end.0),
+        (false, true) => log_v4(end.0, read_v4(skb)),
+        (true, true) => log_v6(end.0, read_v6(skb)),
+        (false, false) => log_v4(end.0, read_l3_v4(skb)),
+        (true, false) => log_v6(end.0, read_l3_v6(skb)),
     };
 }
 
-/// Makes a function that says it, with a name that the object shows.
-///
-/// The verifier looks at such a function by itself and once, instead of once for each way in which a packet may have come to its end: that
-/// is what keeps programs that log as far from its limit as the others. It wants a number back.
-macro_rules! global {
+// Functions by themselves: the verifier looks at each once, instead of once for each way in which a packet may have come to its end. That is
+// what keeps programs that log as far from its limit as the others.
+
+macro_rules! readers {
     ($($name:ident: $family:ty, $l2:literal;)+) => {
         $(
             #[unsafe(no_mangle)]
             #[inline(never)]
-            extern "C" fn $name(skb: *mut __sk_buff, end: u32) -> u32 {
-                say::<$family, $l2>(skb, end);
-                0
+            extern "C" fn $name(skb: *mut __sk_buff) -> u32 {
+                u32::from(read::<$family, $l2>(skb).is_ok())
             }
         )+
     };
 }
 
-global! {
-    log_v4: V4, true;
-    log_v6: V6, true;
-    log_l3_v4: V4, false;
-    log_l3_v6: V6, false;
+readers! {
+    read_v4: V4, true;
+    read_v6: V6, true;
+    read_l3_v4: V4, false;
+    read_l3_v6: V6, false;
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn log_v4(end: u32, has_tuple: u32) -> u32 {
+    say::<V4>(end, has_tuple != 0);
+    0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn log_v6(end: u32, has_tuple: u32) -> u32 {
+    say::<V6>(end, has_tuple != 0);
+    0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn log_other(end: u32) -> u32 {
+    info!(NO_CONTEXT, "{} a packet", text(End(end)));
+    0
+}
+
+/// The log asks for a context and does nothing with it.
+const NO_CONTEXT: () = ();
+
+/// Puts the tuple of a packet into the scratch room, which nobody needs any more when a packet has come to its end.
+#[inline(always)]
+fn read<F: Ip, const L2: bool>(skb: *mut __sk_buff) -> Step<()> {
+    // SAFETY: the context that the kernel gave to the program.
+    let packet = unsafe { TcCtx::<L2>::new(skb) }.and_then(|ctx| parse_first::<F, _>(&ctx))?;
+    scratch::<F>()?.key = FlowKey::new(packet.tuple, packet.protocol, Side::Ingress);
+    Ok(())
 }
 
 #[inline(always)]
-fn say<F: Ip, const L2: bool>(skb: *mut __sk_buff, end: u32) {
-    let (ctx, end) = (TcContext::new(skb), text(End(end)));
-    // SAFETY: the context that the kernel gave to the program.
-    let packet = unsafe { TcCtx::<L2>::new(skb) }.and_then(|ctx| parse::<F, _>(&ctx));
-    let Ok(packet) = packet else {
-        info!(&ctx, "{} a packet", end);
+fn say<F: Ip>(end: u32, has_tuple: bool) {
+    let (true, Ok(scratch)) = (has_tuple, scratch::<F>()) else {
+        log_other(end);
         return;
     };
-    let protocol = protocol(packet.protocol);
-    let (src, dst) = (packet.tuple.src, packet.tuple.dst);
-    let (from, to) = (packet.tuple.src_port.to_host(), packet.tuple.dst_port.to_host());
+    let key = scratch.key;
+    let (end, protocol) = (text(End(end)), protocol(key.protocol));
+    let (from, to) = (key.src_port.to_host(), key.dst_port.to_host());
     if F::IPV6 {
-        let (src, dst) = (octets::<_, 16>(src), octets::<_, 16>(dst));
-        info!(&ctx, "{} {} [{:i}]:{} > [{:i}]:{}", end, protocol, src, from, dst, to);
+        let (src, dst) = (octets::<_, 16>(key.src), octets::<_, 16>(key.dst));
+        info!(NO_CONTEXT, "{} {} [{:i}]:{} > [{:i}]:{}", end, protocol, src, from, dst, to);
     } else {
-        let (src, dst) = (octets::<_, 4>(src), octets::<_, 4>(dst));
-        info!(&ctx, "{} {} {:i}:{} > {:i}:{}", end, protocol, src, from, dst, to);
+        let (src, dst) = (octets::<_, 4>(key.src), octets::<_, 4>(key.dst));
+        info!(NO_CONTEXT, "{} {} {:i}:{} > {:i}:{}", end, protocol, src, from, dst, to);
     }
 }
 
@@ -78,7 +112,7 @@ where
 
 /// A protocol's name, from a table for the same reason as below.
 #[inline(always)]
-fn protocol(protocol: Protocol) -> &'static str {
+fn protocol(protocol: u8) -> &'static str {
     // SAFETY: a reference to a local is valid.
     let row = unsafe { core::ptr::read_volatile(&raw const protocol) } as usize >> 4 & 15;
     // SAFETY: made of whole strings.

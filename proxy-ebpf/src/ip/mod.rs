@@ -1,13 +1,14 @@
 //! What differs between the address families: headers, and which maps hold their rows.
 
+pub mod extensions;
+mod globals;
 mod v4;
 mod v6;
 
-use aya_ebpf::bindings::__sk_buff;
+pub use globals::Globals;
 use proxy_common::{Family, Port, Tuple};
 
 use crate::{
-    affinity::Question,
     csum::Delta,
     ctx::PacketCtx,
     maps::{Affinities, Backends, ClusterIps, Flows, Fragments, Frontends, Scratches, ServiceNetworks, Snat, Sources},
@@ -43,7 +44,7 @@ pub enum Piece {
 }
 
 /// An address family as the packet path needs it.
-pub trait Ip: Family {
+pub trait Ip: Globals {
     /// The number of the protocol in the link-layer header.
     const ETHERTYPE: u16;
     /// Whether this is IPv6, for what the checksum of the network header means to the kernel.
@@ -73,8 +74,12 @@ pub trait Ip: Family {
     /// Whether an address is that of a single machine, which may be told of an error (RFC 1122 section 3.2.2, RFC 4443 section 2.4).
     fn is_single(addr: Self::Addr) -> bool;
 
-    /// Reads the network header. `FRAGMENTS` says whether any piece of a datagram will do; if not, all but whole ones go aside.
-    fn read_l3<C: PacketCtx, const FRAGMENTS: bool>(ctx: &C) -> Step<L3<Self>>;
+    /// Reads the network header of a common packet: one without options, and no fragment. Others go aside: what is rare is not to make the way
+    /// of what is common longer.
+    fn read_common<C: PacketCtx>(ctx: &C) -> Step<L3<Self>>;
+
+    /// Reads the network header of any packet, and steps over its options.
+    fn read_l3<C: PacketCtx>(ctx: &C) -> Step<L3<Self>>;
 
     /// Reads a network header at `offset` that an ICMP error quotes. Of one that is followed by anything but a transport header, such as a
     /// later fragment, or an extension header of IPv6, there is none.
@@ -109,12 +114,6 @@ pub trait Ip: Family {
 
     /// A tuple as the kernel's sockets are looked up by (`struct bpf_sock_tuple`), in the place for this family.
     fn sock_tuple<'a>(tuple: &Tuple<Self>, v4: &'a mut [u32; 3], v6: &'a mut [u32; 9]) -> (*mut u32, u32);
-
-    /// [`answer`](crate::affinity::answer) as a function by itself, which the verifier looks at once.
-    fn affinity_slot(question: Question) -> u32;
-
-    /// [`take_port`](crate::flow::take_port) as a function by itself, which the verifier looks at once.
-    fn take_port(skb: *mut __sk_buff, first: u32, count: u32) -> bool;
 
     /// 1 if one address and port come before another, as numbers, and else 0; computed without a branch.
     fn is_before(one: (Self::Addr, Port), other: (Self::Addr, Port)) -> u32;

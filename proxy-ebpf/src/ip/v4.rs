@@ -1,15 +1,12 @@
 //! IPv4 (RFC 791).
 
-use aya_ebpf::bindings::__sk_buff;
 use bytemuck::{Pod, Zeroable};
-use proxy_common::{Addr4, Address as _, Port, RangeWord, Tuple, V4, reason::Reason};
+use proxy_common::{Addr4, Address as _, Port, Tuple, V4, reason::Reason};
 
 use super::{Ip, L3, Piece, is_less, opaque, port_pair};
 use crate::{
-    affinity::{self, Question},
     csum::{Delta, fold16, replace},
-    ctx::{PacketCtx, TcCtx},
-    flow,
+    ctx::PacketCtx,
     maps::{self, Affinities, Backends, ClusterIps, Flows, Fragments, Frontends, Scratches, ServiceNetworks, Snat, Sources},
     verdict::{Step, Stop},
 };
@@ -30,6 +27,8 @@ struct Header {
     dst: Addr4,
 }
 
+/// The version, and the length of a header without options in words.
+const PLAIN: u8 = 0x45;
 /// Flags and offset of a fragment: "more fragments" in the first byte, and the offset.
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
@@ -46,30 +45,19 @@ impl Header {
             return Err(Stop::pass(Reason::Malformed));
         }
         let l4 = if words == 5 { offset + V4::HEADER } else { opaque(offset + words * 4) };
-        let end = offset + usize::from(self.total_len.to_host());
         let (field, id) = (self.fragment.to_host(), u32::from(self.id));
         let piece = match (field & FRAGMENT_OFFSET, field & MORE_FRAGMENTS) {
             (0, 0) => Piece::Whole,
             (0, _) => Piece::First(id),
             _ => Piece::Later(id),
         };
-        Ok(L3 { src: self.src, dst: self.dst, protocol: self.protocol, l4, end, piece })
+        Ok(self.l3_at(offset, l4, piece))
     }
-}
 
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn affinity_slot_v4(client: u64, rest: u64, service_secs: u64, range: u64, chosen: u32) -> u32 {
-    let question = Question { client: [client, rest], service_secs, range: RangeWord(range), chosen };
-    affinity::answer::<V4>(bytemuck::cast(client as u32), &question)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn take_port_v4(skb: *mut __sk_buff, first: u32, count: u32) -> u32 {
-    // SAFETY: the context that the kernel gave to the program.
-    let ctx = unsafe { TcCtx::<true>::unread(skb) };
-    u32::from(flow::take_port::<V4, _>(&ctx, first, count))
+    #[inline(always)]
+    fn l3_at(&self, offset: usize, l4: usize, piece: Piece) -> L3<V4> {
+        L3 { src: self.src, dst: self.dst, protocol: self.protocol, l4, end: offset + usize::from(self.total_len.to_host()), piece }
+    }
 }
 
 impl Ip for V4 {
@@ -106,9 +94,17 @@ impl Ip for V4 {
     }
 
     #[inline(always)]
-    fn read_l3<C: PacketCtx, const FRAGMENTS: bool>(ctx: &C) -> Step<L3<Self>> {
-        let l3 = ctx.read::<Header>(ctx.l3())?.l3(ctx.l3())?;
-        if FRAGMENTS || l3.piece == Piece::Whole { Ok(l3) } else { Err(Stop::ASIDE) }
+    fn read_common<C: PacketCtx>(ctx: &C) -> Step<L3<Self>> {
+        let header = ctx.read::<Header>(ctx.l3())?;
+        if header.version_ihl != PLAIN || header.fragment.to_host() & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0 {
+            return Err(Stop::ASIDE);
+        }
+        Ok(header.l3_at(ctx.l3(), ctx.l3() + Self::HEADER, Piece::Whole))
+    }
+
+    #[inline(always)]
+    fn read_l3<C: PacketCtx>(ctx: &C) -> Step<L3<Self>> {
+        Self::read_quoted(ctx, ctx.l3())
     }
 
     #[inline(always)]
@@ -193,17 +189,6 @@ impl Ip for V4 {
     fn sock_tuple<'a>(tuple: &Tuple<Self>, v4: &'a mut [u32; 3], _: &'a mut [u32; 9]) -> (*mut u32, u32) {
         *v4 = [tuple.src.raw(), tuple.dst.raw(), port_pair(tuple.src_port, tuple.dst_port)];
         (v4.as_mut_ptr(), size_of_val(v4) as u32)
-    }
-
-    #[inline(always)]
-    fn affinity_slot(question: Question) -> u32 {
-        let Question { client: [client, rest], service_secs, range, chosen } = question;
-        affinity_slot_v4(client, rest, service_secs, range.0, chosen)
-    }
-
-    #[inline(always)]
-    fn take_port(skb: *mut __sk_buff, first: u32, count: u32) -> bool {
-        take_port_v4(skb, first, count) != 0
     }
 
     #[inline(always)]

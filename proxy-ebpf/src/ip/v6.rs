@@ -1,15 +1,16 @@
-//! IPv6 (RFC 8200), with the extension headers that may stand before the transport header.
+//! IPv6 (RFC 8200).
 
-use aya_ebpf::bindings::__sk_buff;
 use bytemuck::{Pod, Zeroable};
-use proxy_common::{Addr6, Address as _, Port, RangeWord, Tuple, V6, reason::Reason};
+use proxy_common::{Addr6, Address as _, Port, Tuple, V6, reason::Reason};
 
-use super::{Ip, L3, Piece, is_less, opaque, port_pair};
+use super::{
+    Ip, L3, Piece,
+    extensions::{Extensions, is_extension},
+    is_less, opaque, port_pair,
+};
 use crate::{
-    affinity::{self, Question},
     csum::Delta,
-    ctx::{PacketCtx, TcCtx},
-    flow,
+    ctx::PacketCtx,
     maps::{self, Affinities, Backends, ClusterIps, Flows, Fragments, Frontends, Scratches, ServiceNetworks, Snat, Sources},
     verdict::{Step, Stop},
 };
@@ -28,95 +29,6 @@ struct Header {
 
 const HOP_LIMIT: usize = 7;
 const ADDRS: usize = 8;
-
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const AUTHENTICATION: u8 = 51;
-const DESTINATION_OPTIONS: u8 = 60;
-
-/// RFC 8200 section 4.1 recommends at most one each of hop-by-hop, routing and authentication headers, and two with destination options.
-const MAX_EXTENSION_HEADERS: usize = 5;
-/// Together they must not be longer than this, so that the transport header is within what was made reachable.
-const MAX_EXTENSIONS: usize = 96;
-
-/// The fragment header (RFC 8200 section 4.5).
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct FragmentHeader {
-    next: u8,
-    reserved: u8,
-    offset: Port,
-    id: u32,
-}
-
-/// The offset in a fragment header, and the flag that says that there are more.
-const FRAGMENT_OFFSET: u16 = 0xfff8;
-const MORE_FRAGMENTS: u16 = 1;
-
-/// Walks the extension headers: the protocol of the first header that is none, its offset, and the piece that a fragment header makes it.
-/// What follows a later fragment's is in the middle of something.
-#[inline(always)]
-fn skip_extensions<C: PacketCtx, const FRAGMENTS: bool>(ctx: &C, first: u8) -> Step<(u8, usize, Piece)> {
-    let start = ctx.l3() + V6::HEADER;
-    if !is_extension(first) {
-        return Ok((first, start, Piece::Whole));
-    }
-    let (mut next, mut piece) = (first, Piece::Whole);
-    let mut skipped = 0;
-    for _ in 0..=MAX_EXTENSION_HEADERS {
-        let unit = match next {
-            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => 8,
-            AUTHENTICATION => 4,
-            FRAGMENT if !FRAGMENTS => return Err(Stop::ASIDE),
-            FRAGMENT => {
-                let header = ctx.read::<FragmentHeader>(start + skipped)?;
-                skipped += size_of::<FragmentHeader>();
-                if skipped > MAX_EXTENSIONS {
-                    return Err(Stop::pass(Reason::Malformed));
-                }
-                next = header.next;
-                let field = header.offset.to_host();
-                if field & FRAGMENT_OFFSET != 0 {
-                    return Ok((next, opaque(start + skipped), Piece::Later(header.id)));
-                }
-                if field & MORE_FRAGMENTS != 0 {
-                    piece = Piece::First(header.id);
-                }
-                continue;
-            }
-            _ => return Ok((next, opaque(start + skipped), piece)),
-        };
-        let [following, length] = ctx.read::<[u8; 2]>(start + skipped)?;
-        // In units of eight bytes beyond the first (RFC 8200), but of four bytes beyond the first two for authentication (RFC 4302).
-        skipped += if unit == 8 { usize::from(length) * 8 + 8 } else { usize::from(length) * 4 + 8 };
-        if skipped > MAX_EXTENSIONS {
-            return Err(Stop::pass(Reason::Malformed));
-        }
-        next = following;
-    }
-    Err(Stop::pass(Reason::Malformed))
-}
-
-#[inline(always)]
-const fn is_extension(header: u8) -> bool {
-    matches!(header, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn affinity_slot_v6(client: u64, rest: u64, service_secs: u64, range: u64, chosen: u32) -> u32 {
-    let question = Question { client: [client, rest], service_secs, range: RangeWord(range), chosen };
-    affinity::answer::<V6>(bytemuck::cast([client, rest]), &question)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn take_port_v6(skb: *mut __sk_buff, first: u32, count: u32) -> u32 {
-    // SAFETY: the context that the kernel gave to the program.
-    let ctx = unsafe { TcCtx::<true>::unread(skb) };
-    u32::from(flow::take_port::<V6, _>(&ctx, first, count))
-}
 
 impl Ip for V6 {
     const ETHERTYPE: u16 = 0x86dd;
@@ -153,20 +65,28 @@ impl Ip for V6 {
     }
 
     #[inline(always)]
-    fn read_l3<C: PacketCtx, const FRAGMENTS: bool>(ctx: &C) -> Step<L3<Self>> {
-        let header = ctx.read::<Header>(ctx.l3())?;
-        let [version, ..] = header.version_class_flow.to_ne_bytes();
-        if version >> 4 != 6 {
-            return Err(Stop::pass(Reason::Malformed));
+    fn read_common<C: PacketCtx>(ctx: &C) -> Step<L3<Self>> {
+        let l3 = Self::read_quoted(ctx, ctx.l3())?;
+        if is_extension(l3.protocol) { Err(Stop::ASIDE) } else { Ok(l3) }
+    }
+
+    #[inline(always)]
+    fn read_l3<C: PacketCtx>(ctx: &C) -> Step<L3<Self>> {
+        let l3 = Self::read_quoted(ctx, ctx.l3())?;
+        if !is_extension(l3.protocol) {
+            return Ok(l3);
         }
-        let (protocol, l4, piece) = skip_extensions::<C, FRAGMENTS>(ctx, header.next)?;
-        let end = ctx.l3() + Self::HEADER + usize::from(header.payload_len.to_host());
-        Ok(L3 { src: header.src, dst: header.dst, protocol, l4, end, piece })
+        let Extensions { next, len, piece } = ctx.walk_extensions(l3.protocol).extensions()?;
+        Ok(L3 { protocol: next, l4: opaque(l3.l4 + usize::from(len)), piece, ..l3 })
     }
 
     #[inline(always)]
     fn read_quoted<C: PacketCtx>(ctx: &C, offset: usize) -> Step<L3<Self>> {
         let header = ctx.read::<Header>(offset)?;
+        let [version, ..] = header.version_class_flow.to_ne_bytes();
+        if version >> 4 != 6 {
+            return Err(Stop::pass(Reason::Malformed));
+        }
         let l4 = offset + Self::HEADER;
         let end = l4 + usize::from(header.payload_len.to_host());
         Ok(L3 { src: header.src, dst: header.dst, protocol: header.next, l4, end, piece: Piece::Whole })
@@ -241,17 +161,6 @@ impl Ip for V6 {
         }
         v6[8] = port_pair(tuple.src_port, tuple.dst_port);
         (v6.as_mut_ptr(), size_of_val(v6) as u32)
-    }
-
-    #[inline(always)]
-    fn affinity_slot(question: Question) -> u32 {
-        let Question { client: [client, rest], service_secs, range, chosen } = question;
-        affinity_slot_v6(client, rest, service_secs, range.0, chosen)
-    }
-
-    #[inline(always)]
-    fn take_port(skb: *mut __sk_buff, first: u32, count: u32) -> bool {
-        take_port_v6(skb, first, count) != 0
     }
 
     #[inline(always)]
