@@ -68,20 +68,9 @@ pub(crate) fn clock(_: TcContext) -> i32 {
     unsafe { bpf_jiffies64() as i32 }
 }
 
-/// The pipelines of a hook.
-trait Way {
-    /// Where clients are whose flows begin here, if any do.
+/// Where clients are whose flows begin at a hook, if any do.
+trait Hook {
     const SCOPE: Option<Scope>;
-
-    #[inline(always)]
-    fn walk<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
-        if Self::SCOPE.is_some() { path::to_backend::<F, C>(ctx) } else { path::from_backend::<F, C>(ctx) }
-    }
-
-    #[inline(always)]
-    fn walk_rare<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
-        if Self::SCOPE.is_some() { path::rare_to_backend::<F, C>(ctx) } else { path::rare_from_backend::<F, C>(ctx) }
-    }
 }
 
 /// From a pod towards a service.
@@ -91,23 +80,23 @@ struct External;
 /// From a backend to its client.
 struct Out;
 
-impl Way for Internal {
+impl Hook for Internal {
     const SCOPE: Option<Scope> = Some(Scope::Internal);
 }
 
-impl Way for External {
+impl Hook for External {
     const SCOPE: Option<Scope> = Some(Scope::External);
 }
 
-impl Way for Out {
+impl Hook for Out {
     const SCOPE: Option<Scope> = None;
 }
 
 #[inline(always)]
-fn run<W: Way, const L2: bool>(skb: *mut __sk_buff) -> i32 {
+fn run<H: Hook, const L2: bool>(skb: *mut __sk_buff) -> i32 {
     match ethertype(skb) {
-        V4::ETHERTYPE => walked::<V4, W, L2>(skb),
-        V6::ETHERTYPE => walked::<V6, W, L2>(skb),
+        V4::ETHERTYPE => walked::<V4, H, L2>(skb),
+        V6::ETHERTYPE => walked::<V6, H, L2>(skb),
         _ => {
             count(Reason::NotIp);
             TC_ACT_UNSPEC
@@ -117,110 +106,127 @@ fn run<W: Way, const L2: bool>(skb: *mut __sk_buff) -> i32 {
 
 /// The whole way of a packet: what its first function leaves to do is done by the next.
 #[inline(always)]
-fn walked<F: Ip, W: Way, const L2: bool>(skb: *mut __sk_buff) -> i32 {
-    let mut end = End(walk::<F, W, L2>(skb));
+fn walked<F: Ip, H: Hook, const L2: bool>(skb: *mut __sk_buff) -> i32 {
+    let is_ingress = H::SCOPE.is_some();
+    let mut end = if is_ingress { to_backend::<F, L2>(skb) } else { from_backend::<F, L2>(skb) };
     if end == End::ASIDE {
-        end = End(aside::<F, L2>(skb, W::SCOPE.is_some()));
+        end = if is_ingress { aside_to_backend::<F, L2>(skb) } else { aside_from_backend::<F, L2>(skb) };
     }
     if end == End::RARE {
-        end = End(walk_rare::<F, W, L2>(skb));
+        end = if is_ingress { rare_to_backend::<F, L2>(skb) } else { rare_from_backend::<F, L2>(skb) };
     }
     if end == End::RELATED {
-        end = End(related::<F, L2>(skb, W::SCOPE.is_some()));
+        end = if is_ingress { related_to_client::<F, L2>(skb) } else { related_to_backend::<F, L2>(skb) };
     }
-    if let Some(scope) = W::SCOPE {
+    if let Some(scope) = H::SCOPE {
         if end == End::UNKNOWN {
-            end = End(choose::<F, L2>(skb, scope == Scope::Internal));
+            end = match scope {
+                Scope::Internal => choose_from_inside::<F, L2>(skb),
+                Scope::External => choose_from_outside::<F, L2>(skb),
+            };
         }
         if end == End::STAND_IN {
-            end = End(stand_in::<F, L2>(skb));
+            end = stand_in::<F, L2>(skb);
         }
         if end == End::CHOSEN {
-            end = End(begin::<F, L2>(skb));
+            end = begin::<F, L2>(skb);
         }
         if end == End::SEND_ON {
-            end = End(send_on::<F, L2>(skb));
+            end = send_on::<F, L2>(skb);
         }
     }
     if end == End::TRANSLATE {
-        end = End(translate::<F, L2>(skb));
+        end = translate::<F, L2>(skb);
     }
     if end.news().is_some() {
-        end = End(tell::<F, L2>(skb, end.0));
+        end = tell::<F, L2>(skb, end.0);
     }
     #[cfg(feature = "log")]
     super::log::packet::<F, L2>(skb, end);
     act(skb, end)
 }
 
-// Functions of their own for the sake of the stack, which holds 512 bytes, and of the verifier's patience. Each takes the context and returns the
-// number of an [`End`]: nothing else may cross such a border.
-
-/// The way of packets of known flows.
-#[inline(never)]
-fn walk<F: Ip, W: Way, const L2: bool>(skb: *mut __sk_buff) -> u32 {
-    with_packet::<L2>(skb, |ctx| W::walk::<F, _>(ctx))
+/// Makes a stage a function by itself, for each family (`F`) and kind of device.
+///
+/// It has a stack of its own, of which there are 512 bytes, and the kernel calls it global: the verifier looks at it once, and not for each way
+/// that leads there. It takes the context and numbers, and returns the number of an [`End`]: nothing else may cross such a border.
+macro_rules! stages {
+    ($($(#[$doc:meta])* $stage:ident($ctx:ident $(, $arg:ident: $number:ty)*) $work:block)+) => {
+        $(
+            $(#[$doc])*
+            #[inline(always)]
+            fn $stage<F: Ip, const L2: bool>(skb: *mut __sk_buff $(, $arg: $number)*) -> End {
+                global!($stage, v4, "_v4", V4, true, $ctx, ($($arg: $number),*), $work);
+                global!($stage, v6, "_v6", V6, true, $ctx, ($($arg: $number),*), $work);
+                global!($stage, v4_l3, "_v4_l3", V4, false, $ctx, ($($arg: $number),*), $work);
+                global!($stage, v6_l3, "_v6_l3", V6, false, $ctx, ($($arg: $number),*), $work);
+                End(match (F::IPV6, L2) {
+                    (false, true) => v4(skb $(, $arg)*),
+                    (true, true) => v6(skb $(, $arg)*),
+                    (false, false) => v4_l3(skb $(, $arg)*),
+                    (true, false) => v6_l3(skb $(, $arg)*),
+                })
+            }
+        )+
+    };
 }
 
-/// Tells what is not common apart, and has later fragments follow the first.
-#[inline(never)]
-fn aside<F: Ip, const L2: bool>(skb: *mut __sk_buff, is_ingress: bool) -> u32 {
-    with_packet::<L2>(skb, |ctx| path::aside::<F, _>(ctx, side(is_ingress)))
+macro_rules! global {
+    ($stage:ident, $name:ident, $suffix:literal, $family:ty, $l2:literal, $ctx:ident, ($($arg:ident: $number:ty),*), $work:block) => {
+        #[unsafe(export_name = concat!(stringify!($stage), $suffix))]
+        #[inline(never)]
+        extern "C" fn $name(skb: *mut __sk_buff $(, $arg: $number)*) -> u32 {
+            type F = $family;
+            with_packet::<$l2>(skb, |$ctx| $work)
+        }
+    };
 }
 
-/// The way of rare packets with ports.
-#[inline(never)]
-fn walk_rare<F: Ip, W: Way, const L2: bool>(skb: *mut __sk_buff) -> u32 {
-    with_packet::<L2>(skb, |ctx| W::walk_rare::<F, _>(ctx))
-}
+stages! {
+    /// The way of packets of known flows that enter the node.
+    to_backend(ctx) { path::to_backend::<F, _>(ctx) }
 
-/// The way of errors about packets of flows, and of what is for nobody in a network of Services.
-#[inline(never)]
-fn related<F: Ip, const L2: bool>(skb: *mut __sk_buff, is_ingress: bool) -> u32 {
-    with_packet::<L2>(skb, |ctx| path::related::<F, _>(ctx, side(is_ingress)))
-}
+    /// The same of those that leave it.
+    from_backend(ctx) { path::from_backend::<F, _>(ctx) }
 
-#[inline(always)]
-fn side(is_ingress: bool) -> Side {
-    if is_ingress { Side::Ingress } else { Side::Egress }
-}
+    /// Tells what is not common apart where packets enter the node, and has later fragments follow the first.
+    aside_to_backend(ctx) { path::aside::<F, _>(ctx, Side::Ingress) }
 
-/// Finds out where a packet of no known flow goes.
-#[inline(never)]
-fn choose<F: Ip, const L2: bool>(skb: *mut __sk_buff, is_internal: bool) -> u32 {
-    let scope = if is_internal { Scope::Internal } else { Scope::External };
-    with_packet::<L2>(skb, |ctx| Err(path::choose::<F, _>(ctx, scope)))
-}
+    /// The same where they leave it.
+    aside_from_backend(ctx) { path::aside::<F, _>(ctx, Side::Egress) }
 
-/// Begins a flow.
-#[inline(never)]
-fn begin<F: Ip, const L2: bool>(skb: *mut __sk_buff) -> u32 {
-    with_packet::<L2>(skb, |ctx| Err(path::begin::<F, _>(ctx)))
-}
+    /// The way of rare packets with ports that enter the node.
+    rare_to_backend(ctx) { path::rare_to_backend::<F, _>(ctx) }
 
-/// Begins a flow whose client the node stands in for.
-#[inline(never)]
-fn stand_in<F: Ip, const L2: bool>(skb: *mut __sk_buff) -> u32 {
-    with_packet::<L2>(skb, |ctx| Err(path::stand_in::<F, _>(ctx)))
-}
+    /// The same of those that leave it.
+    rare_from_backend(ctx) { path::rare_from_backend::<F, _>(ctx) }
 
-/// Gives a packet the tuple that one of the functions above has found.
-#[inline(never)]
-fn translate<F: Ip, const L2: bool>(skb: *mut __sk_buff) -> u32 {
-    with_packet::<L2>(skb, |ctx| path::translate_left::<F, _>(ctx))
-}
+    /// The way of errors that enter the node, and of what is for nobody in a network of Services.
+    related_to_client(ctx) { path::related::<F, _>(ctx, Side::Ingress) }
 
-/// Sends a packet of a flow under the node's address on.
-#[inline(never)]
-fn send_on<F: Ip, const L2: bool>(skb: *mut __sk_buff) -> u32 {
-    with_packet::<L2>(skb, |ctx| forward::send_on::<F, _>(ctx))
-}
+    /// The way of errors that leave it.
+    related_to_backend(ctx) { path::related::<F, _>(ctx, Side::Egress) }
 
-/// Tells a packet's sender what has become of it.
-#[inline(never)]
-fn tell<F: Ip, const L2: bool>(skb: *mut __sk_buff, end: u32) -> u32 {
-    let news = End(end).news().unwrap_or(News::Refused);
-    with_packet::<L2>(skb, |ctx| refuse::tell::<F, _>(ctx, news))
+    /// Finds out where a packet of no known flow goes that a pod sends.
+    choose_from_inside(ctx) { Err(path::choose::<F, _>(ctx, Scope::Internal)) }
+
+    /// The same for one from outside the node.
+    choose_from_outside(ctx) { Err(path::choose::<F, _>(ctx, Scope::External)) }
+
+    /// Begins a flow.
+    begin(ctx) { Err(path::begin::<F, _>(ctx)) }
+
+    /// Begins a flow whose client the node stands in for.
+    stand_in(ctx) { Err(path::stand_in::<F, _>(ctx)) }
+
+    /// Gives a packet the tuple that one of the functions above has found.
+    translate(ctx) { path::translate_left::<F, _>(ctx) }
+
+    /// Sends a packet of a flow under the node's address on.
+    send_on(ctx) { forward::send_on::<F, _>(ctx) }
+
+    /// Tells a packet's sender what has become of it.
+    tell(ctx, end: u32) { refuse::tell::<F, _>(ctx, End(end).news().unwrap_or(News::Refused)) }
 }
 
 /// Makes a packet's headers reachable, and counts the reason for which it is passed or dropped.
