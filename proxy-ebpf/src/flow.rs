@@ -19,7 +19,7 @@ use crate::{
     parse::Packet,
     settings::{self, now},
     snat::{PortChoice, any_source, reserve, reserve_at_node, source_for},
-    verdict::{Step, Stop},
+    verdict::{End, Step},
 };
 
 /// What becomes of the packets of one direction of a flow.
@@ -134,7 +134,7 @@ fn advance<F: Ip>(packet: &Packet<F>, state: FlowState) -> FlowState {
 /// This CPU's room for the entries of a flow that is being recorded.
 #[inline(always)]
 pub fn scratch<F: Ip>() -> Step<&'static mut Scratch<F>> {
-    let scratch = F::scratch().get_ptr_mut(0).ok_or(Stop::drop(Reason::FlowTableFull))?;
+    let scratch = F::scratch().get_ptr_mut(0).ok_or(End::drop(Reason::FlowTableFull))?;
     // SAFETY: the row is this CPU's own, and no program interrupts another on it; whoever calls another that writes to it asks for it anew.
     Ok(unsafe { &mut *scratch })
 }
@@ -175,13 +175,13 @@ fn heal<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>, state: FlowState, now: u32) {
 
 /// Leaves where a new flow goes in the scratch room, for [`start`] or [`start_masqueraded`], which other functions of the program call.
 #[inline(always)]
-pub fn leave_to_begin<F: Ip>(choice: &Choice<F>) -> Stop {
+pub fn leave_to_begin<F: Ip>(choice: &Choice<F>) -> End {
     match scratch::<F>() {
         Ok(scratch) => {
             scratch.backend = choice.backend;
-            if choice.masquerade { Stop::STAND_IN } else { Stop::CHOSEN }
+            if choice.masquerade { End::STAND_IN } else { End::CHOSEN }
         }
-        Err(stop) => stop,
+        Err(end) => end,
     }
 }
 
@@ -199,13 +199,13 @@ pub fn is_to_itself<F: Ip>(packet: &Packet<F>) -> Step<bool> {
 
 /// Leaves the tuple that a packet is to get in the scratch room for [`left`], which another function of the program calls.
 #[inline(always)]
-pub fn leave<F: Ip>(way: &Way<F>) -> Stop {
+pub fn leave<F: Ip>(way: &Way<F>) -> End {
     match scratch::<F>() {
         Ok(scratch) => {
             scratch.flow = Flow::new(way.to, 0, BackendRef::NONE, ServiceId::NONE, FlowState::NEW);
-            if way.is_masqueraded { Stop::SEND_ON } else { Stop::TRANSLATE }
+            if way.is_masqueraded { End::SEND_ON } else { End::TRANSLATE }
         }
-        Err(stop) => stop,
+        Err(end) => end,
     }
 }
 
@@ -237,7 +237,7 @@ pub fn start<F: Ip>(packet: &Packet<F>) -> Step<Way<F>> {
         return Ok(Way { to, is_masqueraded: false });
     }
     if !may_record {
-        return Err(Stop::drop(Reason::FlowsLimited));
+        return Err(End::drop(Reason::FlowsLimited));
     }
     prepare(packet, &backend, to, FlowState::NEW)?;
     reserve::<F>(ports)?;
@@ -251,12 +251,12 @@ pub fn start_masqueraded<F: Ip, C: PacketCtx>(ctx: &C, packet: &Packet<F>) -> St
     let backend = chosen::<F>()?;
     let is_here = !backend.flags.has(BackendFlags::ELSEWHERE);
     if is_here && backend.addr == packet.tuple.src {
-        return Err(Stop::CHOSEN);
+        return Err(End::CHOSEN);
     }
-    let otherwise = if is_here { Stop::CHOSEN } else { Stop::drop(Reason::NoRoute) };
+    let otherwise = if is_here { End::CHOSEN } else { End::drop(Reason::NoRoute) };
     let source = source_for::<F, C>(ctx, backend.addr)?.ok_or(otherwise)?;
     if !note_start(packet, backend.owner) {
-        return Err(Stop::drop(Reason::FlowsLimited));
+        return Err(End::drop(Reason::FlowsLimited));
     }
     let to = Tuple { src: source.addr, dst: backend.addr, src_port: packet.tuple.src_port, dst_port: backend.port };
     prepare(packet, &backend, to, FlowState::MASQUERADED)?;
@@ -293,7 +293,7 @@ fn record<F: Ip>(scratch: &Scratch<F>) -> Step<Way<F>> {
         return Ok(Way::of(&scratch.flow));
     }
     // Another CPU recorded the flow a moment ago: what it chose counts.
-    let first = F::flows().get_ptr(&scratch.key).ok_or(Stop::drop(Reason::FlowTableFull))?;
+    let first = F::flows().get_ptr(&scratch.key).ok_or(End::drop(Reason::FlowTableFull))?;
     // SAFETY: the entry stays readable while the program runs.
     Ok(Way::of(unsafe { &*first }))
 }

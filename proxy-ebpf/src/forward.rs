@@ -11,7 +11,7 @@ use crate::{
     ip::Ip,
     parse::parse_first,
     translate::translate,
-    verdict::{News, Step, Stop, Verdict},
+    verdict::{End, News, Step, Verdict},
 };
 
 /// The device by which a packet leaves, and who takes it there.
@@ -52,12 +52,12 @@ pub fn send_on<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
 #[inline(always)]
 pub fn next_hop<F: Ip, C: PacketCtx>(ctx: &C, to: &Tuple<F>, len: u16) -> Step<Hop> {
     if F::hops_left(ctx)? <= 1 {
-        return Err(Stop::tell(News::TimeExceeded));
+        return Err(End::tell(News::TimeExceeded));
     }
     match ctx.route::<F>(to.src, to.dst, len) {
         Route::By(hop) => Ok(hop),
-        Route::TooBig(fits) => Err(Stop::tell(News::TooBig(fits))),
-        Route::Here | Route::Nowhere => Err(Stop::drop(Reason::NoRoute)),
+        Route::TooBig(fits) => Err(End::tell(News::TooBig(fits))),
+        Route::Here | Route::Nowhere => Err(End::drop(Reason::NoRoute)),
     }
 }
 

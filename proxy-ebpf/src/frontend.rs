@@ -13,7 +13,7 @@ use crate::{
     parse::Packet,
     settings,
     undefined::judge,
-    verdict::{News, Step, Stop},
+    verdict::{End, News, Step},
 };
 
 /// Where a client is, as the device tells.
@@ -41,22 +41,22 @@ pub fn choose<F: Ip>(packet: &Packet<F>, scope: Scope) -> Step<Choice<F>> {
     // SAFETY: the value of a frontend never changes in its life; it is copied before anything else happens.
     let frontend = unsafe { F::frontends().get(&key) }.copied();
     let (Some(frontend), client) = (frontend, packet.tuple.src) else { return Err(judge::<F>(packet.tuple.dst, Reason::NoService)) };
-    let row = read(frontend.row, scope).ok_or(Stop::pass(Reason::NoService))?;
+    let row = read(frontend.row, scope).ok_or(End::pass(Reason::NoService))?;
     if row.flags.has(RowFlags::SOURCE_RANGES) && !may_use::<F>(client, frontend.service) {
-        return Err(Stop::drop(Reason::SourceRange));
+        return Err(End::drop(Reason::SourceRange));
     }
     let slots = match row.range.range() {
         Range::Slots(slots) => slots,
-        Range::Reject => return Err(Stop::tell(News::Refused)),
-        Range::Drop => return Err(Stop::drop(Reason::PolicyDrop)),
+        Range::Reject => return Err(End::tell(News::Refused)),
+        Range::Drop => return Err(End::drop(Reason::PolicyDrop)),
     };
     let mut slot = slots.pick(F::hash(&packet.tuple, packet.protocol, settings::seed()));
     if row.affinity_secs != 0 {
         slot = affinity::slot::<F>(client, frontend.service, row.affinity_secs, row.range, slot);
     }
-    let backend = *F::backends().get(slot).ok_or(Stop::drop(Reason::StaleSlot))?;
+    let backend = *F::backends().get(slot).ok_or(End::drop(Reason::StaleSlot))?;
     if backend.owner != frontend.service {
-        return Err(Stop::drop(Reason::StaleSlot));
+        return Err(End::drop(Reason::StaleSlot));
     }
     Ok(Choice { backend, masquerade: must_masquerade(scope, row.flags, backend.flags) })
 }

@@ -16,7 +16,7 @@ use crate::{
     forward,
     ip::{Ip, L3, Piece},
     translate::checksum_offset,
-    verdict::{Step, Stop, Verdict},
+    verdict::{End, Step, Verdict},
 };
 
 /// Up to the packet that is quoted.
@@ -58,7 +58,7 @@ pub fn translate_error<F: Ip, C: PacketCtx>(ctx: &mut C, l3: &L3<F>, side: Side)
         return None;
     }
     if quoted.is_redirect {
-        return Some(Err(Stop::drop(Reason::IcmpRedirect)));
+        return Some(Err(End::drop(Reason::IcmpRedirect)));
     }
     let is_masqueraded = flow.owner.state().has(FlowState::MASQUERADED);
     Some(translated(ctx, l3, &quoted, key.src, &flow.tuple(), is_masqueraded))
@@ -102,7 +102,7 @@ fn translated<F: Ip, C: PacketCtx>(
     if is_masqueraded {
         let len = (l3.end as u16).wrapping_sub(ctx.l3() as u16);
         // Nobody is told of what became of an error (RFC 1122, 3.2.2).
-        let hop = forward::next_hop::<F, C>(ctx, &new, len).or(Err(Stop::drop(Reason::NoRoute)))?;
+        let hop = forward::next_hop::<F, C>(ctx, &new, len).or(Err(End::drop(Reason::NoRoute)))?;
         return forward::leave::<F, C>(ctx, &hop);
     }
     if new.dst == old.src {

@@ -4,7 +4,7 @@
 //!
 //! The rules of this crate:
 //! * Everything is generic over the address family (`F`) and over where the packet lives (`C`), and inlined into its entry.
-//! * An error is a verdict: a stage ends the packet by returning a [`verdict::Stop`]; only [`path`] chains stages.
+//! * An error is a verdict: a stage ends the packet by returning a [`verdict::End`]; only [`path`] chains stages.
 //! * Packet memory is reached through [`ctx::PacketCtx::at`] only. Stages pass values and offsets to each other, never pointers:
 //!   helpers that pull, grow or store may move the packet.
 //! * No panic may reach the object: no indexing, no unwrap, no division by what is not a constant.

@@ -6,7 +6,7 @@ use proxy_common::{Port, Protocol, Tuple};
 use crate::{
     ctx::PacketCtx,
     ip::{Ip, L3, Piece},
-    verdict::{Step, Stop},
+    verdict::{End, Step},
 };
 
 /// Flags of a TCP header (RFC 9293); those that say the same of an SCTP association (RFC 9260); all clear for UDP.
@@ -146,7 +146,7 @@ struct SctpHeader {
 pub fn parse<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Packet<F>> {
     let l3 = F::read_common(ctx)?;
     if l3.protocol == Protocol::Sctp.to_wire() {
-        return Err(Stop::ASIDE);
+        return Err(End::ASIDE);
     }
     parse_l4(ctx, &l3)
 }
@@ -155,7 +155,7 @@ pub fn parse<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Packet<F>> {
 #[inline(always)]
 pub fn parse_first<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Packet<F>> {
     let l3 = F::read_l3(ctx)?;
-    if let Piece::Later(_) = l3.piece { Err(Stop::ASIDE) } else { parse_l4(ctx, &l3) }
+    if let Piece::Later(_) = l3.piece { Err(End::ASIDE) } else { parse_l4(ctx, &l3) }
 }
 
 /// Reads the transport header.
@@ -164,7 +164,7 @@ pub fn parse_first<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Packet<F>> {
 /// piece when its offset is not a constant.
 #[inline(always)]
 pub fn parse_l4<F: Ip, C: PacketCtx>(ctx: &C, l3: &L3<F>) -> Step<Packet<F>> {
-    let protocol = Protocol::from_wire(l3.protocol).ok_or(Stop::ASIDE)?;
+    let protocol = Protocol::from_wire(l3.protocol).ok_or(End::ASIDE)?;
     let ([src_port, dst_port], flags) = match protocol {
         Protocol::Tcp => {
             let header = ctx.read::<TcpHeader>(l3.l4)?;
@@ -207,11 +207,11 @@ mod tests {
     }
 
     fn is_malformed<F: Ip>(frame: &[u8]) -> bool {
-        parsed_first::<F>(frame).err() == Some(Stop::pass(Reason::Malformed))
+        parsed_first::<F>(frame).err() == Some(End::pass(Reason::Malformed))
     }
 
     fn goes_aside<F: Ip>(frame: &[u8]) -> bool {
-        parsed::<F>(frame).err() == Some(Stop::ASIDE)
+        parsed::<F>(frame).err() == Some(End::ASIDE)
     }
 
     /// Puts `bytes` between the network header and what follows it.
@@ -289,7 +289,7 @@ mod tests {
             assert!(goes_aside::<V4>(&frame));
             assert_eq!(piece::<V4>(&frame), expected);
             let tuple = parsed_first::<V4>(&frame).map(|packet| packet.tuple);
-            assert_eq!(tuple, if expected == Piece::First(id) { Ok(ends4().tuple()) } else { Err(Stop::ASIDE) });
+            assert_eq!(tuple, if expected == Piece::First(id) { Ok(ends4().tuple()) } else { Err(End::ASIDE) });
         }
         // "Do not fragment" is no fragment.
         let mut frame = ends4().udp(b"payload");
@@ -337,7 +337,7 @@ mod tests {
             for field in [8, 9, 0xfff8] {
                 assert!(goes_aside::<V6>(&fragment(field)));
                 assert_eq!(piece::<V6>(&fragment(field)), Piece::Later(7));
-                assert_eq!(parsed_first::<V6>(&fragment(field)).err(), Some(Stop::ASIDE));
+                assert_eq!(parsed_first::<V6>(&fragment(field)).err(), Some(End::ASIDE));
             }
             for (field, expected) in [(1, Piece::First(7)), (0, Piece::Whole)] {
                 assert!(goes_aside::<V6>(&fragment(field)));
@@ -403,7 +403,7 @@ mod tests {
         let any = parsed_first::<F>(frame);
         // What is common reads the same either way.
         if let Ok(packet) = parsed::<F>(frame) {
-            assert_eq!(format!("{any:?}"), format!("{:?}", Ok::<_, Stop>(packet)));
+            assert_eq!(format!("{any:?}"), format!("{:?}", Ok::<_, End>(packet)));
         }
         match any {
             Ok(packet) => {
@@ -413,7 +413,7 @@ mod tests {
                 let [src, dst] = [packet.tuple.src_port.to_wire(), packet.tuple.dst_port.to_wire()];
                 assert_eq!(ports, [src[0], src[1], dst[0], dst[1]]);
             }
-            Err(stop) => assert!(stop == Stop::pass(Reason::Malformed) || stop == Stop::ASIDE, "{stop:?}"),
+            Err(end) => assert!(end == End::pass(Reason::Malformed) || end == End::ASIDE, "{end:?}"),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::{
     parse::{Packet, parse, parse_first, parse_l4},
     translate::{has_begun_checksum, translate, translate_addrs},
     undefined::{is_cluster_ip, judge, nobody},
-    verdict::{Step, Stop, Verdict},
+    verdict::{End, Step, Verdict},
 };
 
 /// A packet that enters the node: towards a service, or back to a client that the node stands in for.
@@ -29,7 +29,7 @@ pub fn to_backend<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
     if !admits(&packet.tuple, Side::Ingress) {
         return Err(nobody::<F>(packet.tuple.dst));
     }
-    let way = flow::find(&packet, Side::Ingress).ok_or(Stop::UNKNOWN)?;
+    let way = flow::find(&packet, Side::Ingress).ok_or(End::UNKNOWN)?;
     go(ctx, &packet, &way)
 }
 
@@ -38,9 +38,9 @@ pub fn to_backend<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
 pub fn from_backend<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
     let packet = parse::<F, C>(ctx)?;
     if !admits(&packet.tuple, Side::Egress) {
-        return Err(Stop::pass(Reason::NoService));
+        return Err(End::pass(Reason::NoService));
     }
-    let way = flow::find(&packet, Side::Egress).ok_or(Stop::pass(Reason::NoService))?;
+    let way = flow::find(&packet, Side::Egress).ok_or(End::pass(Reason::NoService))?;
     go(ctx, &packet, &way)
 }
 
@@ -59,28 +59,28 @@ pub fn translate_left<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
 
 /// Finds out where a packet of no known flow goes: it ends here, or a flow is to begin.
 #[inline(always)]
-pub fn choose<F: Ip, C: PacketCtx>(ctx: &C, scope: Scope) -> Stop {
+pub fn choose<F: Ip, C: PacketCtx>(ctx: &C, scope: Scope) -> End {
     match parse_first::<F, C>(ctx).and_then(|packet| frontend::choose(&packet, scope)) {
         Ok(choice) => flow::leave_to_begin(&choice),
-        Err(stop) => stop,
+        Err(end) => end,
     }
 }
 
 /// Begins a flow.
 #[inline(always)]
-pub fn begin<F: Ip, C: PacketCtx>(ctx: &C) -> Stop {
+pub fn begin<F: Ip, C: PacketCtx>(ctx: &C) -> End {
     match parse_first::<F, C>(ctx).and_then(|packet| flow::start(&packet)) {
         Ok(way) => flow::leave(&way),
-        Err(stop) => stop,
+        Err(end) => end,
     }
 }
 
 /// Begins a flow whose client the node stands in for.
 #[inline(always)]
-pub fn stand_in<F: Ip, C: PacketCtx>(ctx: &C) -> Stop {
+pub fn stand_in<F: Ip, C: PacketCtx>(ctx: &C) -> End {
     match parse_first::<F, C>(ctx).and_then(|packet| flow::start_masqueraded(ctx, &packet)) {
         Ok(way) => flow::leave(&way),
-        Err(stop) => stop,
+        Err(end) => end,
     }
 }
 
@@ -91,12 +91,12 @@ pub fn stand_in<F: Ip, C: PacketCtx>(ctx: &C) -> Stop {
 pub fn early<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
     let packet = parse::<F, C>(ctx)?;
     if !admits(&packet.tuple, Side::Ingress) {
-        return Err(Stop::pass(Reason::NoService));
+        return Err(End::pass(Reason::NoService));
     }
     if has_begun_checksum(ctx, &packet)? {
-        return Err(Stop::pass(Reason::NoService));
+        return Err(End::pass(Reason::NoService));
     }
-    let way = flow::find(&packet, Side::Ingress).ok_or(Stop::UNKNOWN)?;
+    let way = flow::find(&packet, Side::Ingress).ok_or(End::UNKNOWN)?;
     go_early(ctx, &packet, &way)
 }
 
@@ -105,7 +105,7 @@ pub fn early<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
 pub fn begin_early<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
     let packet = parse::<F, C>(ctx)?;
     if flow::is_to_itself(&packet)? {
-        return Err(Stop::pass(Reason::NoService));
+        return Err(End::pass(Reason::NoService));
     }
     let way = flow::start(&packet)?;
     go_early(ctx, &packet, &way)
@@ -114,9 +114,9 @@ pub fn begin_early<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
 #[inline(always)]
 fn go_early<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>, way: &Way<F>) -> Step<Verdict> {
     if way.is_masqueraded || way.to.dst == packet.tuple.src {
-        return Err(Stop::pass(Reason::NoService));
+        return Err(End::pass(Reason::NoService));
     }
-    translate(ctx, packet, &way.to).or(Err(Stop::drop(Reason::RewriteFailed)))
+    translate(ctx, packet, &way.to).or(Err(End::drop(Reason::RewriteFailed)))
 }
 
 /// What has no ports, or what a common packet has not. A later fragment has its way here; the rest goes on in one of the two pipelines below.
@@ -126,14 +126,14 @@ pub fn aside<F: Ip, C: PacketCtx>(ctx: &mut C, side: Side) -> Step<Verdict> {
     match l3.piece {
         Piece::Later(id) => follow(ctx, &l3, id, side),
         Piece::First(id) => {
-            let packet = parse_l4::<F, C>(ctx, &l3).or(Err(Stop::pass(Reason::Fragment)))?;
+            let packet = parse_l4::<F, C>(ctx, &l3).or(Err(End::pass(Reason::Fragment)))?;
             if admits(&packet.tuple, side) {
                 fragment::note(&packet, id);
             }
-            Err(Stop::RARE)
+            Err(End::RARE)
         }
-        Piece::Whole if Protocol::from_wire(l3.protocol).is_some() => Err(Stop::RARE),
-        Piece::Whole => Err(Stop::RELATED),
+        Piece::Whole if Protocol::from_wire(l3.protocol).is_some() => Err(End::RARE),
+        Piece::Whole => Err(End::RELATED),
     }
 }
 
@@ -144,7 +144,7 @@ pub fn rare_to_backend<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Verdict> {
     if !admits(&packet.tuple, Side::Ingress) {
         return Err(judge::<F>(packet.tuple.dst, Reason::NoService));
     }
-    Err(flow::leave(&flow::find(&packet, Side::Ingress).ok_or(Stop::UNKNOWN)?))
+    Err(flow::leave(&flow::find(&packet, Side::Ingress).ok_or(End::UNKNOWN)?))
 }
 
 /// The same that leaves the node.
@@ -152,9 +152,9 @@ pub fn rare_to_backend<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Verdict> {
 pub fn rare_from_backend<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Verdict> {
     let packet = parse_first::<F, C>(ctx)?;
     if !admits(&packet.tuple, Side::Egress) {
-        return Err(Stop::pass(Reason::NoService));
+        return Err(End::pass(Reason::NoService));
     }
-    Err(flow::leave(&flow::find(&packet, Side::Egress).ok_or(Stop::pass(Reason::NoService))?))
+    Err(flow::leave(&flow::find(&packet, Side::Egress).ok_or(End::pass(Reason::NoService))?))
 }
 
 /// A packet without ports: an error about one of a flow; or, where packets enter the node, one to a ClusterIP, which has nothing but ports.
@@ -166,7 +166,7 @@ pub fn related<F: Ip, C: PacketCtx>(ctx: &mut C, side: Side) -> Step<Verdict> {
     }
     match side {
         Side::Ingress => Err(judge::<F>(l3.dst, Reason::OtherProtocol)),
-        Side::Egress => Err(Stop::pass(Reason::OtherProtocol)),
+        Side::Egress => Err(End::pass(Reason::OtherProtocol)),
     }
 }
 
@@ -174,7 +174,7 @@ pub fn related<F: Ip, C: PacketCtx>(ctx: &mut C, side: Side) -> Step<Verdict> {
 #[inline(always)]
 fn follow<F: Ip, C: PacketCtx>(ctx: &mut C, l3: &L3<F>, id: u32, side: Side) -> Step<Verdict> {
     let is_lost = side == Side::Ingress && is_cluster_ip::<F>(l3.dst);
-    let lost = if is_lost { Stop::drop(Reason::FragmentLost) } else { Stop::pass(Reason::Fragment) };
+    let lost = if is_lost { End::drop(Reason::FragmentLost) } else { End::pass(Reason::Fragment) };
     let protocol = Protocol::from_wire(l3.protocol).ok_or(lost)?;
     let tuple = fragment::tuple(l3, id).ok_or(lost)?;
     let way = flow::find_for_fragment(tuple, protocol, side, ctx.len()).ok_or(lost)?;

@@ -18,7 +18,7 @@ use crate::{
     ip::{Ip, L3, Piece},
     parse::{Packet, parse_l4},
     translate::{begun_checksum, checksum_offset, in_wire_order},
-    verdict::{News, Step, Stop, Verdict},
+    verdict::{End, News, Step, Verdict},
 };
 
 const TCP_HEADER: usize = 20;
@@ -54,11 +54,11 @@ pub fn tell<F: Ip, C: PacketCtx>(ctx: &mut C, news: News) -> Step<Verdict> {
             }
             answer(ctx, &packet, news)?
         }
-        Err(stop) if stop == Stop::ASIDE => {
+        Err(end) if end == End::ASIDE => {
             may_tell()?;
             answer_other::<F, C>(ctx, &l3, news)?
         }
-        Err(stop) => return Err(stop),
+        Err(end) => return Err(end),
     };
     count(reason);
     Ok(Verdict::Reflect)
@@ -70,7 +70,7 @@ pub fn answer<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>, news: News) 
     let Tuple { src, dst, .. } = packet.tuple;
     // A reset is never answered (RFC 9293 section 3.5.2).
     if packet.l4 != ctx.l3() + F::HEADER || packet.flags.rst() || !F::is_single(src) {
-        return Err(Stop::drop(Reason::Unanswered));
+        return Err(End::drop(Reason::Unanswered));
     }
     if news == News::Refused && packet.protocol == Protocol::Tcp && packet.flags.opens() && reset(ctx, packet)? {
         ctx.swap_macs()?;
@@ -91,17 +91,17 @@ fn answer_other<F: Ip, C: PacketCtx>(ctx: &mut C, l3: &L3<F>, news: News) -> Ste
     let is_error = l3.protocol == F::ICMP && F::is_icmp_error(quoted[0]);
     let is_plain = l3.l4 == ctx.l3() + F::HEADER && !matches!(l3.piece, Piece::Later(_)) && l3.end >= l3.l4 + QUOTED;
     if is_error || !is_plain || !F::is_single(l3.src) {
-        return Err(Stop::drop(Reason::Unanswered));
+        return Err(End::drop(Reason::Unanswered));
     }
     if l3.protocol == FRAGMENT_HEADER && F::IPV6 {
         // Its offset is in the third and fourth byte, but for three bits.
         if quoted[2] != 0 || quoted[3] & 0xf8 != 0 || l3.end < l3.l4 + QUOTED_FRAGMENT {
-            return Err(Stop::drop(Reason::Unanswered));
+            return Err(End::drop(Reason::Unanswered));
         }
         return quote::<F, C, QUOTED_FRAGMENT>(ctx, l3.src, l3.dst, news, None);
     }
     if F::is_option(l3.protocol) {
-        return Err(Stop::drop(Reason::Unanswered));
+        return Err(End::drop(Reason::Unanswered));
     }
     quote::<F, C, QUOTED>(ctx, l3.src, l3.dst, news, None)
 }
@@ -109,9 +109,9 @@ fn answer_other<F: Ip, C: PacketCtx>(ctx: &mut C, l3: &L3<F>, news: News) -> Ste
 /// Whether this CPU may send one more ICMP error in this second.
 #[inline(always)]
 fn may_tell() -> Step<()> {
-    let limits = limits().ok_or(Stop::drop(Reason::RefusalsLimited))?;
+    let limits = limits().ok_or(End::drop(Reason::RefusalsLimited))?;
     limits.errors += 1;
-    if limits.errors <= ERRORS_A_SECOND { Ok(()) } else { Err(Stop::drop(Reason::RefusalsLimited)) }
+    if limits.errors <= ERRORS_A_SECOND { Ok(()) } else { Err(End::drop(Reason::RefusalsLimited)) }
 }
 
 /// Turns a connection attempt into its reset (RFC 9293 section 3.10.7.1). Says no, with nothing done, when it carries data.
@@ -365,7 +365,7 @@ mod tests {
             let mut ends = if source.is_ipv4() { ends4() } else { ends6() };
             ends.src.set_ip(source);
             for frame in [ends.udp(b"question"), ends.tcp(|tcp| tcp.syn = true, &[])] {
-                assert_eq!(refused_in(ends, &frame), Err(Stop::drop(Reason::Unanswered)), "{source}");
+                assert_eq!(refused_in(ends, &frame), Err(End::drop(Reason::Unanswered)), "{source}");
             }
         }
     }
@@ -375,7 +375,7 @@ mod tests {
         for ends in [ends4(), ends6()] {
             for ack in [false, true] {
                 let frame = ends.tcp(|tcp| (tcp.rst, tcp.ack) = (true, ack), &[]);
-                assert_eq!(refused_in(ends, &frame), Err(Stop::drop(Reason::Unanswered)));
+                assert_eq!(refused_in(ends, &frame), Err(End::drop(Reason::Unanswered)));
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     maps::{SNAT_CURSOR, Scratch},
     parse::Packet,
     settings,
-    verdict::{Step, Stop},
+    verdict::{End, Step},
 };
 
 /// How many source ports are tried for a flow that needs another one. Each try is a look-up and an insert; with half of all ports taken,
@@ -29,8 +29,8 @@ pub(crate) fn any_source<F: Ip>() -> Step<SnatSource<F>> {
     // The key has to lie on the stack: a constant's place is one that the loader does not fill in.
     let device = core::hint::black_box(ANY_DEVICE);
     // SAFETY: the daemon replaces an entry as a whole; what is read is copied before anything else happens.
-    let source = *unsafe { F::snat().get(&device) }.ok_or(Stop::drop(Reason::NoSnatSource))?;
-    if source.first_port == Port::from_host(0) { Err(Stop::drop(Reason::NoSnatSource)) } else { Ok(source) }
+    let source = *unsafe { F::snat().get(&device) }.ok_or(End::drop(Reason::NoSnatSource))?;
+    if source.first_port == Port::from_host(0) { Err(End::drop(Reason::NoSnatSource)) } else { Ok(source) }
 }
 
 /// What stands in for a client on the way to a backend: the address that the kernel would choose on the device there. Nothing where the kernel
@@ -44,7 +44,7 @@ pub(crate) fn source_for<F: Ip, C: PacketCtx>(ctx: &C, backend: F::Addr) -> Step
         // SAFETY: as in `any_source`.
         Route::By(hop) => Ok(Some(unsafe { F::snat().get(&hop.ifindex) }.map_or(any, |source| *source))),
         Route::Here => Ok(None),
-        Route::TooBig(_) | Route::Nowhere => Err(Stop::drop(Reason::NoRoute)),
+        Route::TooBig(_) | Route::Nowhere => Err(End::drop(Reason::NoRoute)),
     }
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn reserve_at_node<F: Ip, C: PacketCtx>(ctx: &C, packet: &Packet<F>, 
             return Ok(());
         }
     }
-    Err(Stop::drop(Reason::PortsExhausted))
+    Err(End::drop(Reason::PortsExhausted))
 }
 
 /// Takes the port of the node that stands in the scratch room, if it is free.
@@ -140,7 +140,7 @@ pub(crate) fn reserve<F: Ip>(mut ports: PortChoice) -> Step<()> {
             return Ok(());
         }
     }
-    Err(Stop::drop(Reason::PortsExhausted))
+    Err(End::drop(Reason::PortsExhausted))
 }
 
 /// Takes a source port for the flow in the scratch room, if it is free or the flow's already.

@@ -7,28 +7,28 @@ use proxy_common::{Address as _, Family, Network, Undefined, reason::Reason};
 
 use crate::{
     ip::Ip,
-    verdict::{News, Stop},
+    verdict::{End, News},
 };
 
 /// What becomes of a packet that no frontend is there for: the one look at it that every packet of no service gets.
 #[inline(always)]
-pub fn nobody<F: Ip>(dst: F::Addr) -> Stop {
-    let Some(networks) = F::networks().get(0) else { return Stop::pass(Reason::NoService) };
-    if contains(&networks.all, dst) { Stop::ASIDE } else { Stop::pass(Reason::NoService) }
+pub fn nobody<F: Ip>(dst: F::Addr) -> End {
+    let Some(networks) = F::networks().get(0) else { return End::pass(Reason::NoService) };
+    if contains(&networks.all, dst) { End::ASIDE } else { End::pass(Reason::NoService) }
 }
 
 /// Judges a packet that no frontend is there for, and that is to pass for `otherwise` if it concerns no Service.
 #[inline(always)]
-pub fn judge<F: Ip>(dst: F::Addr, otherwise: Reason) -> Stop {
+pub fn judge<F: Ip>(dst: F::Addr, otherwise: Reason) -> End {
     // SAFETY: a word that is written once, before it is found.
     match unsafe { F::cluster_ips().get(&dst) } {
-        Some(&Undefined::REFUSE) => return Stop::tell(News::Refused),
-        Some(_) => return Stop::pass(otherwise),
+        Some(&Undefined::REFUSE) => return End::tell(News::Refused),
+        Some(_) => return End::pass(otherwise),
         None => {}
     }
-    let Some(networks) = F::networks().get(0) else { return Stop::pass(otherwise) };
+    let Some(networks) = F::networks().get(0) else { return End::pass(otherwise) };
     let is_unallocated = networks.each.iter().any(|network| contains(network, dst));
-    if is_unallocated { Stop::drop(Reason::Unallocated) } else { Stop::pass(otherwise) }
+    if is_unallocated { End::drop(Reason::Unallocated) } else { End::pass(otherwise) }
 }
 
 /// Whether an address is that of a Service which is served here.

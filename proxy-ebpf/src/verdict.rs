@@ -24,75 +24,15 @@ pub enum News {
     TooBig(u16),
 }
 
-/// Why a packet's way ends early.
+/// The result of a stage; `?` ends the packet, or leaves it to another stage.
+pub type Step<T> = Result<T, End>;
+
+/// How a packet's way ends, or which function of the program goes on with it.
 ///
-/// One number and no `enum`: of that the compiler would keep the parts in registers by themselves, and read those that are not set, which the
-/// verifier refuses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stop(End);
-
-/// The result of a stage; `?` ends the packet.
-pub type Step<T> = Result<T, Stop>;
-
-/// The end of a packet's way as one number, the only thing that may cross the border between two functions of a program.
+/// One number: nothing else may cross the border between two functions. And no `enum`: of that the compiler would keep the parts in registers by
+/// themselves, and read those that are not set, which the verifier refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End(pub u32);
-
-// === impl Stop ===
-
-impl Stop {
-    /// It is nothing that the pipeline deals with. It goes through the one that stands aside.
-    pub const ASIDE: Self = Self(End::ASIDE);
-
-    /// It has ports all the same: it is SCTP, the first fragment of a datagram, or to what no Service defines.
-    pub const RARE: Self = Self(End::RARE);
-    /// It has none: it may be about a packet of a flow.
-    pub const RELATED: Self = Self(End::RELATED);
-    /// It belongs to no known flow: it is to be found out where it goes.
-    pub const UNKNOWN: Self = Self(End::UNKNOWN);
-    /// A flow begins, to the backend that lies in the scratch room.
-    pub const CHOSEN: Self = Self(End::CHOSEN);
-    /// The same, but the node has to stand in for the client.
-    pub const STAND_IN: Self = Self(End::STAND_IN);
-    /// It is to get the tuple that lies in the scratch room.
-    pub const TRANSLATE: Self = Self(End::TRANSLATE);
-    /// It is to be sent on under the tuple that lies in the scratch room.
-    pub const SEND_ON: Self = Self(End::SEND_ON);
-
-    /// It goes on untouched.
-    #[inline(always)]
-    pub const fn pass(reason: Reason) -> Self {
-        Self(End(End::PASSED + reason.index()))
-    }
-
-    /// It ends here.
-    #[inline(always)]
-    pub const fn drop(reason: Reason) -> Self {
-        Self(End(End::DROPPED + reason.index()))
-    }
-
-    /// It ends here, and its sender is told why.
-    #[inline(always)]
-    pub const fn tell(news: News) -> Self {
-        Self(match news {
-            News::Refused => End::REFUSED,
-            News::TimeExceeded => End::TIME_EXCEEDED,
-            News::TooBig(fits) => End(End::TOO_BIG + fits as u32),
-        })
-    }
-
-    /// The index of the reason for which the packet is passed or dropped.
-    #[inline(always)]
-    pub const fn reason(self) -> Option<u32> {
-        self.0.reason()
-    }
-
-    /// Whether the packet is dropped.
-    #[inline(always)]
-    pub const fn is_drop(self) -> bool {
-        self.0.is_drop()
-    }
-}
 
 // === impl End ===
 
@@ -103,22 +43,22 @@ impl End {
     pub const REFLECTED: Self = Self(1);
     /// [`Verdict::SendOn`].
     pub const SENT_ON: Self = Self(2);
-    /// [`Stop::ASIDE`].
+    /// It is nothing that the pipeline deals with. It goes through the one that stands aside.
     pub const ASIDE: Self = Self(3);
-    /// [`Stop::UNKNOWN`].
-    pub const UNKNOWN: Self = Self(4);
-    /// [`Stop::CHOSEN`].
-    pub const CHOSEN: Self = Self(5);
-    /// [`Stop::STAND_IN`].
-    pub const STAND_IN: Self = Self(6);
-    /// [`Stop::SEND_ON`].
-    pub const SEND_ON: Self = Self(7);
-    /// [`Stop::RARE`].
-    pub const RARE: Self = Self(8);
-    /// [`Stop::RELATED`].
-    pub const RELATED: Self = Self(9);
-    /// [`Stop::TRANSLATE`].
-    pub const TRANSLATE: Self = Self(10);
+    /// It has ports all the same: it has options, is SCTP, or the first fragment of a datagram.
+    pub const RARE: Self = Self(4);
+    /// It has none: it may be about a packet of a flow.
+    pub const RELATED: Self = Self(5);
+    /// It belongs to no known flow: it is to be found out where it goes.
+    pub const UNKNOWN: Self = Self(6);
+    /// A flow begins, to the backend that lies in the scratch room.
+    pub const CHOSEN: Self = Self(7);
+    /// The same, but the node has to stand in for the client.
+    pub const STAND_IN: Self = Self(8);
+    /// It is to get the tuple that lies in the scratch room.
+    pub const TRANSLATE: Self = Self(9);
+    /// It is to be sent on under the tuple that lies in the scratch room.
+    pub const SEND_ON: Self = Self(10);
     /// [`News::Refused`].
     const REFUSED: Self = Self(11);
     /// [`News::TimeExceeded`].
@@ -130,14 +70,36 @@ impl End {
     /// Added to what fits.
     const TOO_BIG: u32 = 0x1_0000;
 
-    /// The number for an end.
+    /// What a pipeline came to.
     #[inline(always)]
     pub const fn new(ended: Step<Verdict>) -> Self {
         match ended {
             Ok(Verdict::Continue) => Self::TRANSLATED,
             Ok(Verdict::Reflect) => Self::REFLECTED,
             Ok(Verdict::SendOn) => Self::SENT_ON,
-            Err(stop) => stop.0,
+            Err(end) => end,
+        }
+    }
+
+    /// It goes on untouched.
+    #[inline(always)]
+    pub const fn pass(reason: Reason) -> Self {
+        Self(Self::PASSED + reason.index())
+    }
+
+    /// It ends here.
+    #[inline(always)]
+    pub const fn drop(reason: Reason) -> Self {
+        Self(Self::DROPPED + reason.index())
+    }
+
+    /// It ends here, and its sender is told why.
+    #[inline(always)]
+    pub const fn tell(news: News) -> Self {
+        match news {
+            News::Refused => Self::REFUSED,
+            News::TimeExceeded => Self::TIME_EXCEEDED,
+            News::TooBig(fits) => Self(Self::TOO_BIG + fits as u32),
         }
     }
 
@@ -175,18 +137,18 @@ mod tests {
     fn an_end_is_told_from_every_other() {
         for index in 0..Reason::COUNT {
             let reason = Reason::ALL[index as usize];
-            let [passed, dropped] = [Stop::pass(reason), Stop::drop(reason)].map(|stop| End::new(Err(stop)));
+            let [passed, dropped] = [End::pass(reason), End::drop(reason)];
             assert_eq!((passed.reason(), passed.is_drop(), passed.news()), (Some(index), false, None));
             assert_eq!((dropped.reason(), dropped.is_drop(), dropped.news()), (Some(index), true, None));
         }
         for news in [News::Refused, News::TimeExceeded, News::TooBig(0), News::TooBig(1280), News::TooBig(u16::MAX)] {
-            let end = End::new(Err(Stop::tell(news)));
+            let end = End::new(Err(End::tell(news)));
             assert_eq!((end.news(), end.reason(), end.is_drop()), (Some(news), None, false));
         }
-        let stops =
-            [Stop::ASIDE, Stop::UNKNOWN, Stop::CHOSEN, Stop::STAND_IN, Stop::SEND_ON, Stop::RARE, Stop::RELATED, Stop::TRANSLATE].map(Err);
+        let goes_on =
+            [End::ASIDE, End::RARE, End::RELATED, End::UNKNOWN, End::CHOSEN, End::STAND_IN, End::TRANSLATE, End::SEND_ON].map(Err);
         let others: Vec<End> =
-            [Verdict::Continue, Verdict::Reflect, Verdict::SendOn].map(Ok).into_iter().chain(stops).map(End::new).collect();
+            [Verdict::Continue, Verdict::Reflect, Verdict::SendOn].map(Ok).into_iter().chain(goes_on).map(End::new).collect();
         assert_eq!(others.iter().map(|end| end.0).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
         assert!(others.iter().all(|end| end.reason().is_none() && end.news().is_none() && !end.is_drop()));
     }

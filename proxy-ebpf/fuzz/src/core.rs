@@ -17,7 +17,7 @@ use proxy_ebpf::{
     parse::{Packet, parse, parse_first},
     refuse::answer,
     translate::translate,
-    verdict::{News, Step, Stop, Verdict},
+    verdict::{End, News, Step, Verdict},
 };
 
 use crate::input::{Input, L3, LONGEST};
@@ -54,7 +54,7 @@ fn judge<F: Ip>(input: &Input, wire: Option<&Wire>) -> Law<()> {
             check_translation(&packet, wire, input)?;
             check_refusal(&packet, wire, &input.frame)
         }
-        (Err(stop), None) if stop == Stop::pass(Reason::Malformed) || stop == Stop::ASIDE => Ok(()),
+        (Err(end), None) if end == End::pass(Reason::Malformed) || end == End::ASIDE => Ok(()),
         (Ok(_), None) => Err("a packet was accepted that is none"),
         (Err(_), Some(_)) => Err("a good packet was not accepted"),
         (Err(_), None) => Err("a packet was not passed, or for no reason that its bytes give"),
@@ -63,9 +63,9 @@ fn judge<F: Ip>(input: &Input, wire: Option<&Wire>) -> Law<()> {
 
 /// Reads a packet as the path does. What is not common is read aside; of that, what the laws do not know may be anything.
 fn read<F: Ip>(ctx: &Frame, is_known: bool) -> Step<Packet<F>> {
-    parse(ctx).or_else(|stop| {
-        let rare = if stop == Stop::ASIDE { parse_first(ctx) } else { Err(stop) };
-        if is_known { rare } else { rare.and(Err(Stop::ASIDE)) }
+    parse(ctx).or_else(|end| {
+        let rare = if end == End::ASIDE { parse_first(ctx) } else { Err(end) };
+        if is_known { rare } else { rare.and(Err(End::ASIDE)) }
     })
 }
 
@@ -132,11 +132,11 @@ fn check_refusal<F: Ip>(packet: &Packet<F>, wire: &Wire, frame: &[u8]) -> Law<()
     let answered: Step<Reason> = answer(&mut ctx, packet, News::Refused);
     let refusal = match answered {
         Ok(reason) => (reason, refusal::check(frame, ctx.frame(), L3)?),
-        Err(stop) if stop == Stop::pass(Reason::Malformed) => {
+        Err(end) if end == End::pass(Reason::Malformed) => {
             require(ctx.frame() == frame, "what passes was changed")?;
             return require(!wire.is_udp() && !refusal::is_whole_tcp(frame, wire), "a whole packet passes for malformed");
         }
-        Err(stop) if stop == Stop::drop(Reason::Unanswered) => {
+        Err(end) if end == End::drop(Reason::Unanswered) => {
             return require(!refusal::may_be_told(frame, wire), "a client is not told");
         }
         Err(_) => return Err("a packet could not be refused"),

@@ -8,7 +8,7 @@ use crate::{
         Ip,
         extensions::{self, ExtensionsWord},
     },
-    verdict::{Step, Stop},
+    verdict::{End, Step},
 };
 use proxy_common::{Protocol, Tuple, reason::Reason};
 
@@ -69,7 +69,7 @@ impl<const N: usize> PacketCtx for BufCtx<N> {
     }
 
     fn send_on(&mut self, _: &Hop) -> Step<()> {
-        Err(Stop::drop(Reason::NoRoute))
+        Err(End::drop(Reason::NoRoute))
     }
 
     fn has_socket<F: Ip>(&self, _: &Tuple<F>, _: Protocol) -> bool {
@@ -98,7 +98,7 @@ impl<const N: usize> PacketCtx for BufCtx<N> {
     fn insert_before_l3(&mut self, len: u32) -> Step<()> {
         let len = len as usize;
         if self.len + len > N || self.len < ETH_LEN {
-            return Err(Stop::drop(Reason::RewriteFailed));
+            return Err(End::drop(Reason::RewriteFailed));
         }
         self.bytes.copy_within(ETH_LEN..self.len, ETH_LEN + len);
         self.len += len;

@@ -14,7 +14,7 @@ use crate::{
     csum::Delta,
     forward::{Hop, Route},
     ip::{Ip, extensions::ExtensionsWord},
-    verdict::{Step, Stop},
+    verdict::{End, Step},
 };
 
 /// Length of an Ethernet header.
@@ -121,6 +121,6 @@ pub trait PacketCtx {
 
 /// The end of a packet whose bytes end too early.
 #[inline(always)]
-pub(crate) const fn too_short() -> Stop {
-    Stop::pass(Reason::Malformed)
+pub(crate) const fn too_short() -> End {
+    End::pass(Reason::Malformed)
 }

@@ -23,7 +23,7 @@ use crate::{
         extensions::{self, ExtensionsWord},
     },
     settings,
-    verdict::{Step, Stop},
+    verdict::{End, Step},
 };
 
 /// How much of a packet is made directly reachable: the longest headers that are looked at, with room to spare.
@@ -247,7 +247,7 @@ fn device_mtu<F: Ip>(ifindex: u32) -> u16 {
 
 #[inline(always)]
 const fn done(error: i64) -> Step<()> {
-    if error < 0 { Err(Stop::drop(Reason::RewriteFailed)) } else { Ok(()) }
+    if error < 0 { Err(End::drop(Reason::RewriteFailed)) } else { Ok(()) }
 }
 
 impl<const L2: bool> PacketCtx for TcCtx<L2> {
@@ -347,7 +347,7 @@ impl<const L2: bool> PacketCtx for TcCtx<L2> {
         let mut params = [hop.family, one, two, three, four];
         // SAFETY: the parameters lie on the stack and have the length that is said (`struct bpf_redir_neigh`).
         let action = unsafe { bpf_redirect_neigh(hop.ifindex, params.as_mut_ptr().cast(), size_of_val(&params) as i32, 0) };
-        if action == i64::from(TC_ACT_REDIRECT) { Ok(()) } else { Err(Stop::drop(Reason::NoRoute)) }
+        if action == i64::from(TC_ACT_REDIRECT) { Ok(()) } else { Err(End::drop(Reason::NoRoute)) }
     }
 
     #[inline(always)]

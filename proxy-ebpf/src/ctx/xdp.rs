@@ -14,7 +14,7 @@ use crate::{
         Ip,
         extensions::{self, ExtensionsWord},
     },
-    verdict::{Step, Stop},
+    verdict::{End, Step},
 };
 
 /// An Ethernet frame.
@@ -110,7 +110,7 @@ impl PacketCtx for XdpCtx {
 
     #[inline(always)]
     fn send_on(&mut self, _: &Hop) -> Step<()> {
-        Err(Stop::drop(Reason::NoRoute))
+        Err(End::drop(Reason::NoRoute))
     }
 
     #[inline(always)]
@@ -141,13 +141,13 @@ impl PacketCtx for XdpCtx {
         let change = len as i32 - self.len() as i32;
         // SAFETY: the context is the kernel's own.
         let error = unsafe { bpf_xdp_adjust_tail(self.xdp, change) };
-        if error != 0 { Err(Stop::drop(Reason::RewriteFailed)) } else { Ok(()) }
+        if error != 0 { Err(End::drop(Reason::RewriteFailed)) } else { Ok(()) }
     }
 
     /// Frames are not answered in XDP: what has no backends is left to tc.
     #[inline(always)]
     fn insert_before_l3(&mut self, _: u32) -> Step<()> {
-        Err(Stop::drop(Reason::RewriteFailed))
+        Err(End::drop(Reason::RewriteFailed))
     }
 }
 

@@ -15,7 +15,7 @@ use proxy_ebpf::{
     frontend::Scope,
     ip::Ip,
     path,
-    verdict::{End, Step, Stop, Verdict},
+    verdict::{End, Step, Verdict},
 };
 
 /// A frame from outside the node.
@@ -43,7 +43,7 @@ fn walked<F: Ip>(xdp: *mut xdp_md) -> u32 {
         count(Reason::XdpTranslated);
         // SAFETY: the context that the kernel gave to the program.
         unsafe { XdpCtx::new(xdp) }.mark();
-    } else if end == End::new(Err(Stop::drop(Reason::RewriteFailed))) {
+    } else if end == End::drop(Reason::RewriteFailed) {
         count(Reason::RewriteFailed);
         return xdp_action::XDP_DROP;
     }

@@ -7,7 +7,7 @@ use proxy_common::{Port, V6, reason::Reason};
 use super::{Ip as _, Piece};
 use crate::{
     ctx::{PacketCtx, TcCtx},
-    verdict::{Step, Stop},
+    verdict::{End, Step},
 };
 
 const HOP_BY_HOP: u8 = 0;
@@ -82,7 +82,7 @@ impl ExtensionsWord {
             WHOLE => Piece::Whole,
             FIRST => Piece::First(id),
             LATER => Piece::Later(id),
-            _ => return Err(Stop::pass(Reason::Malformed)),
+            _ => return Err(End::pass(Reason::Malformed)),
         };
         Ok(Extensions { next: self.0 as u8, len: (self.0 >> 8) as u8, piece })
     }
@@ -129,7 +129,7 @@ fn read<C: PacketCtx>(ctx: &C, first: u8) -> Step<Extensions> {
         }
         next = following;
     }
-    Err(Stop::pass(Reason::Malformed))
+    Err(End::pass(Reason::Malformed))
 }
 
 // Functions by themselves, which the verifier looks at once.
@@ -166,6 +166,6 @@ mod tests {
                 assert_eq!(ExtensionsWord::new(Ok(extensions)).extensions(), Ok(extensions));
             }
         }
-        assert_eq!(ExtensionsWord::new(Err(Stop::ASIDE)).extensions(), Err(Stop::pass(Reason::Malformed)));
+        assert_eq!(ExtensionsWord::new(Err(End::ASIDE)).extensions(), Err(End::pass(Reason::Malformed)));
     }
 }

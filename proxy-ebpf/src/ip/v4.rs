@@ -8,7 +8,7 @@ use crate::{
     csum::{Delta, fold16, replace},
     ctx::PacketCtx,
     maps::{self, Affinities, Backends, ClusterIps, Flows, Fragments, Frontends, Scratches, ServiceNetworks, Snat, Sources},
-    verdict::{Step, Stop},
+    verdict::{End, Step},
 };
 
 /// A header without options.
@@ -42,7 +42,7 @@ impl Header {
     fn l3(&self, offset: usize) -> Step<L3<V4>> {
         let words = usize::from(self.version_ihl & 0xf);
         if self.version_ihl >> 4 != 4 || words < 5 {
-            return Err(Stop::pass(Reason::Malformed));
+            return Err(End::pass(Reason::Malformed));
         }
         let l4 = if words == 5 { offset + V4::HEADER } else { opaque(offset + words * 4) };
         let (field, id) = (self.fragment.to_host(), u32::from(self.id));
@@ -97,7 +97,7 @@ impl Ip for V4 {
     fn read_common<C: PacketCtx>(ctx: &C) -> Step<L3<Self>> {
         let header = ctx.read::<Header>(ctx.l3())?;
         if header.version_ihl != PLAIN || header.fragment.to_host() & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0 {
-            return Err(Stop::ASIDE);
+            return Err(End::ASIDE);
         }
         Ok(header.l3_at(ctx.l3(), ctx.l3() + Self::HEADER, Piece::Whole))
     }

@@ -12,7 +12,7 @@ use crate::{
     csum::Delta,
     ctx::PacketCtx,
     maps::{self, Affinities, Backends, ClusterIps, Flows, Fragments, Frontends, Scratches, ServiceNetworks, Snat, Sources},
-    verdict::{Step, Stop},
+    verdict::{End, Step},
 };
 
 /// The fixed header.
@@ -67,7 +67,7 @@ impl Ip for V6 {
     #[inline(always)]
     fn read_common<C: PacketCtx>(ctx: &C) -> Step<L3<Self>> {
         let l3 = Self::read_quoted(ctx, ctx.l3())?;
-        if is_extension(l3.protocol) { Err(Stop::ASIDE) } else { Ok(l3) }
+        if is_extension(l3.protocol) { Err(End::ASIDE) } else { Ok(l3) }
     }
 
     #[inline(always)]
@@ -85,7 +85,7 @@ impl Ip for V6 {
         let header = ctx.read::<Header>(offset)?;
         let [version, ..] = header.version_class_flow.to_ne_bytes();
         if version >> 4 != 6 {
-            return Err(Stop::pass(Reason::Malformed));
+            return Err(End::pass(Reason::Malformed));
         }
         let l4 = offset + Self::HEADER;
         let end = l4 + usize::from(header.payload_len.to_host());
