@@ -11,7 +11,7 @@ use aya_ebpf::{
 use proxy_common::{Port, Side, V4, V6, reason::Reason};
 use proxy_ebpf::{
     counters::{count, count_index},
-    ctx::{PacketCtx, TcCtx},
+    ctx::TcCtx,
     forward,
     frontend::Scope,
     ip::Ip,
