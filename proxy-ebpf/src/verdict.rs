@@ -37,38 +37,38 @@ pub struct End(pub u32);
 // === impl End ===
 
 impl End {
-    /// [`Verdict::Continue`].
-    pub const TRANSLATED: Self = Self(0);
-    /// [`Verdict::Reflect`].
-    pub const REFLECTED: Self = Self(1);
-    /// [`Verdict::SendOn`].
-    pub const SENT_ON: Self = Self(2);
     /// It is nothing that the pipeline deals with. It goes through the one that stands aside.
-    pub const ASIDE: Self = Self(3);
+    pub const ASIDE: Self = Self(0);
     /// It has ports all the same: it has options, is SCTP, or the first fragment of a datagram.
-    pub const RARE: Self = Self(4);
+    pub const RARE: Self = Self(1);
     /// It has none: it may be about a packet of a flow.
-    pub const RELATED: Self = Self(5);
+    pub const RELATED: Self = Self(2);
     /// It belongs to no known flow: it is to be found out where it goes.
-    pub const UNKNOWN: Self = Self(6);
+    pub const UNKNOWN: Self = Self(3);
     /// A flow begins, to the backend that lies in the scratch room.
-    pub const CHOSEN: Self = Self(7);
+    pub const CHOSEN: Self = Self(4);
     /// The same, but the node has to stand in for the client.
-    pub const STAND_IN: Self = Self(8);
+    pub const STAND_IN: Self = Self(5);
     /// It is to get the tuple that lies in the scratch room.
-    pub const TRANSLATE: Self = Self(9);
+    pub const TRANSLATE: Self = Self(6);
     /// It is to be sent on under the tuple that lies in the scratch room.
-    pub const SEND_ON: Self = Self(10);
+    pub const SEND_ON: Self = Self(7);
     /// [`News::Refused`].
-    const REFUSED: Self = Self(11);
+    const REFUSED: Self = Self(8);
     /// [`News::TimeExceeded`].
-    const TIME_EXCEEDED: Self = Self(12);
-    /// Added to a reason's index.
-    const PASSED: u32 = 0x100;
-    /// Added to a reason's index.
-    const DROPPED: u32 = 0x200;
+    const TIME_EXCEEDED: Self = Self(9);
     /// Added to what fits.
     const TOO_BIG: u32 = 0x1_0000;
+    /// [`Verdict::Continue`]. From here on there is nothing left to do.
+    pub const TRANSLATED: Self = Self(0x2_0000);
+    /// [`Verdict::Reflect`].
+    pub const REFLECTED: Self = Self(0x2_0001);
+    /// [`Verdict::SendOn`].
+    pub const SENT_ON: Self = Self(0x2_0002);
+    /// Added to a reason's index.
+    const PASSED: u32 = 0x2_0100;
+    /// Added to a reason's index.
+    const DROPPED: u32 = 0x2_0200;
 
     /// What a pipeline came to.
     #[inline(always)]
@@ -103,16 +103,22 @@ impl End {
         }
     }
 
+    /// Whether there is nothing left to do. Asked first, and one comparison: most packets are done with after their first function.
+    #[inline(always)]
+    pub const fn is_final(self) -> bool {
+        self.0 >= Self::TRANSLATED.0
+    }
+
     /// Whether the packet is dropped.
     #[inline(always)]
     pub const fn is_drop(self) -> bool {
-        self.0 >= Self::DROPPED && self.0 < Self::TOO_BIG
+        self.0 >= Self::DROPPED
     }
 
     /// The index of the reason for which the packet is passed or dropped.
     #[inline(always)]
     pub const fn reason(self) -> Option<u32> {
-        if self.0 < Self::PASSED || self.0 >= Self::TOO_BIG { None } else { Some(self.0 % Self::PASSED) }
+        if self.0 < Self::PASSED { None } else { Some(self.0 % 0x100) }
     }
 
     /// What the packet's sender is to be told.
@@ -121,13 +127,13 @@ impl End {
         match self {
             Self::REFUSED => Some(News::Refused),
             Self::TIME_EXCEEDED => Some(News::TimeExceeded),
-            Self(Self::TOO_BIG..) => Some(News::TooBig((self.0 - Self::TOO_BIG) as u16)),
+            end if !end.is_final() && end.0 >= Self::TOO_BIG => Some(News::TooBig((self.0 - Self::TOO_BIG) as u16)),
             _ => None,
         }
     }
 }
 
-const _: () = assert!(Reason::COUNT <= End::PASSED);
+const _: () = assert!(Reason::COUNT <= 0x100);
 
 #[cfg(test)]
 mod tests {
@@ -138,18 +144,19 @@ mod tests {
         for index in 0..Reason::COUNT {
             let reason = Reason::ALL[index as usize];
             let [passed, dropped] = [End::pass(reason), End::drop(reason)];
-            assert_eq!((passed.reason(), passed.is_drop(), passed.news()), (Some(index), false, None));
-            assert_eq!((dropped.reason(), dropped.is_drop(), dropped.news()), (Some(index), true, None));
+            assert_eq!((passed.reason(), passed.is_drop(), passed.news(), passed.is_final()), (Some(index), false, None, true));
+            assert_eq!((dropped.reason(), dropped.is_drop(), dropped.news(), dropped.is_final()), (Some(index), true, None, true));
         }
         for news in [News::Refused, News::TimeExceeded, News::TooBig(0), News::TooBig(1280), News::TooBig(u16::MAX)] {
             let end = End::new(Err(End::tell(news)));
-            assert_eq!((end.news(), end.reason(), end.is_drop()), (Some(news), None, false));
+            assert_eq!((end.news(), end.reason(), end.is_drop(), end.is_final()), (Some(news), None, false, false));
         }
-        let goes_on =
-            [End::ASIDE, End::RARE, End::RELATED, End::UNKNOWN, End::CHOSEN, End::STAND_IN, End::TRANSLATE, End::SEND_ON].map(Err);
-        let others: Vec<End> =
-            [Verdict::Continue, Verdict::Reflect, Verdict::SendOn].map(Ok).into_iter().chain(goes_on).map(End::new).collect();
-        assert_eq!(others.iter().map(|end| end.0).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        let goes_on = [End::ASIDE, End::RARE, End::RELATED, End::UNKNOWN, End::CHOSEN, End::STAND_IN, End::TRANSLATE, End::SEND_ON];
+        let done = [Verdict::Continue, Verdict::Reflect, Verdict::SendOn].map(|verdict| End::new(Ok(verdict)));
+        let others = [&goes_on[..], &done[..]].concat();
+        let numbers: std::collections::BTreeSet<u32> = others.iter().map(|end| end.0).collect();
+        assert_eq!(numbers.len(), others.len());
         assert!(others.iter().all(|end| end.reason().is_none() && end.news().is_none() && !end.is_drop()));
+        assert!(goes_on.iter().all(|end| !end.is_final()) && done.iter().all(|end| end.is_final()));
     }
 }

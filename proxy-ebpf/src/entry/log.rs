@@ -136,38 +136,35 @@ const fn protocols() -> [[u8; 4]; 16] {
 /// All are of one length and in one table, so that there is one way through the code that copies them, and not one for each.
 #[inline(always)]
 fn text(end: End) -> &'static str {
-    let row = match end.reason() {
-        None if end == End::REFLECTED || end == End::SENT_ON => end.0,
-        None => End::TRANSLATED.0,
-        Some(reason) if end.is_drop() => FIRST_DROPPED + reason,
-        Some(reason) => FIRST_PASSED + reason,
-    };
-    // SAFETY: a reference to a local is valid. Read anew, so that the mask stays: the verifier knows the bound by it alone.
-    let row = unsafe { core::ptr::read_volatile(&raw const row) } as usize & (ROWS - 1);
     // SAFETY: made of whole strings and spaces.
-    TEXTS.get(row).map_or("", |text| unsafe { core::str::from_utf8_unchecked(text) })
+    TEXTS.get(row(end)).map_or("", |text| unsafe { core::str::from_utf8_unchecked(text) })
 }
 
 /// Room for the longest of them.
 const TEXT_LEN: usize = 36;
-/// As many as there are reasons, twice, and more: a power of two.
-const ROWS: usize = 128;
-const FIRST_PASSED: u32 = 3;
-const FIRST_DROPPED: u32 = FIRST_PASSED + Reason::COUNT;
+/// As many rows as there may be reasons, for ends without one, for passing and for dropping.
+const ROWS: usize = 4 * REASONS;
+const REASONS: usize = 64;
+const _: () = assert!(Reason::COUNT as usize <= REASONS);
+
+/// The row of an end, computed from how its number is made up: a branch would be a way of its own.
+const fn row(end: End) -> usize {
+    (end.0 as usize >> 8) % 4 * REASONS + end.0 as usize % REASONS
+}
 
 static TEXTS: [[u8; TEXT_LEN]; ROWS] = texts();
 
 #[expect(clippy::indexing_slicing, reason = "done by the compiler, which finds out")]
 const fn texts() -> [[u8; TEXT_LEN]; ROWS] {
     let mut texts = [[b' '; TEXT_LEN]; ROWS];
-    texts[End::TRANSLATED.0 as usize] = joined("goes on translated", "");
-    texts[End::REFLECTED.0 as usize] = joined("goes back", "");
-    texts[End::SENT_ON.0 as usize] = joined("is sent on", "");
+    texts[row(End::TRANSLATED)] = joined("goes on translated", "");
+    texts[row(End::REFLECTED)] = joined("goes back", "");
+    texts[row(End::SENT_ON)] = joined("is sent on", "");
     let mut index = 0;
     while index < Reason::ALL.len() {
-        let name = Reason::ALL[index].name();
-        texts[FIRST_PASSED as usize + index] = joined("passes untouched: ", name);
-        texts[FIRST_DROPPED as usize + index] = joined("is dropped: ", name);
+        let reason = Reason::ALL[index];
+        texts[row(End::pass(reason))] = joined("passes untouched: ", reason.name());
+        texts[row(End::drop(reason))] = joined("is dropped: ", reason.name());
         index += 1;
     }
     texts

@@ -104,11 +104,22 @@ fn run<H: Hook, const L2: bool>(skb: *mut __sk_buff) -> i32 {
     }
 }
 
-/// The whole way of a packet: what its first function leaves to do is done by the next.
+/// The whole way of a packet.
 #[inline(always)]
 fn walked<F: Ip, H: Hook, const L2: bool>(skb: *mut __sk_buff) -> i32 {
+    let mut end = if H::SCOPE.is_some() { to_backend::<F, L2>(skb) } else { from_backend::<F, L2>(skb) };
+    if !end.is_final() {
+        end = finished::<F, H, L2>(skb, end);
+    }
+    #[cfg(feature = "log")]
+    super::log::packet::<F, L2>(skb, end);
+    act(skb, end)
+}
+
+/// What is left to do after a packet's first function: each leaves something to the next.
+#[inline(always)]
+fn finished<F: Ip, H: Hook, const L2: bool>(skb: *mut __sk_buff, mut end: End) -> End {
     let is_ingress = H::SCOPE.is_some();
-    let mut end = if is_ingress { to_backend::<F, L2>(skb) } else { from_backend::<F, L2>(skb) };
     if end == End::ASIDE {
         end = if is_ingress { aside_to_backend::<F, L2>(skb) } else { aside_from_backend::<F, L2>(skb) };
     }
@@ -141,9 +152,7 @@ fn walked<F: Ip, H: Hook, const L2: bool>(skb: *mut __sk_buff) -> i32 {
     if end.news().is_some() {
         end = tell::<F, L2>(skb, end.0);
     }
-    #[cfg(feature = "log")]
-    super::log::packet::<F, L2>(skb, end);
-    act(skb, end)
+    end
 }
 
 /// Makes a stage a function by itself, for each family (`F`) and kind of device.
