@@ -21,8 +21,10 @@ const TCP_ESTABLISHED: Duration = Duration::from_hours(24);
 const TCP_HALF_CLOSED: Duration = Duration::from_hours(1);
 const TCP_CLOSED: Duration = Duration::from_mins(2);
 const TCP_RESET: Duration = Duration::from_secs(10);
-const UDP_UNANSWERED: Duration = Duration::from_secs(30);
-const UDP_ANSWERED: Duration = Duration::from_mins(2);
+/// Also of one question and its answer, as of most resolvers.
+const UDP_SHORT: Duration = Duration::from_secs(30);
+/// Answers came for longer than a second. The kernel waits for two.
+const UDP_STREAM: Duration = Duration::from_mins(2);
 /// `SCTP_CONNTRACK_COOKIE_WAIT` and `COOKIE_ECHOED`: the association is not there yet.
 const SCTP_OPENING: Duration = Duration::from_secs(3);
 /// `SCTP_CONNTRACK_ESTABLISHED`: each path has a heartbeat every 30 seconds.
@@ -130,7 +132,7 @@ type Served<F> = BTreeMap<FrontendKey<F>, Option<ServiceId>>;
 fn least_patience(protocol: Protocol) -> Duration {
     match protocol {
         Protocol::Tcp => TCP_RESET,
-        Protocol::Udp => UDP_UNANSWERED,
+        Protocol::Udp => UDP_SHORT,
         Protocol::Sctp => SCTP_OPENING,
     }
 }
@@ -147,8 +149,8 @@ fn patience(protocol: Protocol, one: FlowState, other: Option<FlowState>) -> Dur
         Protocol::Tcp if either(FlowState::FIN) => TCP_HALF_CLOSED,
         Protocol::Tcp if both(FlowState::ESTABLISHED) => TCP_ESTABLISHED,
         Protocol::Tcp => TCP_UNANSWERED,
-        Protocol::Udp if answered => UDP_ANSWERED,
-        Protocol::Udp => UDP_UNANSWERED,
+        Protocol::Udp if answered => UDP_STREAM,
+        Protocol::Udp => UDP_SHORT,
         Protocol::Sctp if either(FlowState::RST) => SCTP_CLOSED,
         Protocol::Sctp if either(FlowState::FIN) => SCTP_CLOSING,
         Protocol::Sctp if both(FlowState::ESTABLISHED) => SCTP_ESTABLISHED,
@@ -181,8 +183,8 @@ mod tests {
             (Protocol::Tcp, ESTABLISHED.with(FIN), REPLY.with(ESTABLISHED), TCP_HALF_CLOSED),
             (Protocol::Tcp, ESTABLISHED.with(FIN), REPLY.with(ESTABLISHED).with(FIN), TCP_CLOSED),
             (Protocol::Tcp, ESTABLISHED, REPLY.with(FlowState::RST), TCP_RESET),
-            (Protocol::Udp, ESTABLISHED, REPLY, UDP_UNANSWERED),
-            (Protocol::Udp, FlowState::NEW, REPLY.with(ESTABLISHED), UDP_ANSWERED),
+            (Protocol::Udp, ESTABLISHED, REPLY, UDP_SHORT),
+            (Protocol::Udp, FlowState::NEW, REPLY.with(ESTABLISHED), UDP_STREAM),
             (Protocol::Sctp, FlowState::NEW, REPLY, SCTP_OPENING),
             (Protocol::Sctp, FlowState::NEW, REPLY.with(ESTABLISHED), SCTP_OPENING),
             (Protocol::Sctp, ESTABLISHED, REPLY.with(ESTABLISHED), SCTP_ESTABLISHED),
@@ -194,7 +196,7 @@ mod tests {
             assert_eq!(patience(protocol, other, Some(one)), expected, "{protocol} {other:?} {one:?}");
             assert!(least_patience(protocol) <= expected);
         }
-        assert_eq!(patience(Protocol::Udp, FlowState::NEW, None), UDP_UNANSWERED);
+        assert_eq!(patience(Protocol::Udp, FlowState::NEW, None), UDP_SHORT);
     }
 
     #[test]

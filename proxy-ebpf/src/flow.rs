@@ -59,7 +59,9 @@ pub fn find<F: Ip>(packet: &Packet<F>, side: Side) -> Option<Way<F>> {
             return None;
         }
     }
-    let next = advance(packet, state);
+    let now = now();
+    let is_old = now.wrapping_sub(flow.last_used) >= settings::hz();
+    let next = advance(packet, state, is_old);
     if next != state {
         let owner = FlowOwner::new(flow.owner.service(), next);
         // SAFETY: a field of the entry.
@@ -67,8 +69,7 @@ pub fn find<F: Ip>(packet: &Packet<F>, side: Side) -> Option<Way<F>> {
         // SAFETY: an aligned word; the last writer wins, see `Flow`.
         unsafe { core::ptr::write_volatile(place, owner) };
     }
-    let now = now();
-    if now.wrapping_sub(flow.last_used) >= settings::hz() {
+    if is_old {
         // SAFETY: a field of the entry.
         let place = unsafe { &raw mut (*entry).last_used };
         // SAFETY: as for `owner`.
@@ -112,10 +113,14 @@ pub(crate) fn is_over<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) -> bool {
     flow.owner.state().is_over(partner_state(&key.partner(flow), key))
 }
 
-/// The state of a direction after one more of its packets.
+/// The state of a direction after one more of its packets. `is_old` says that a second has gone by since the last that counts for it: datagrams
+/// are more than a question and its answer then, and are remembered for longer, as connection tracking has it.
 #[inline(always)]
-fn advance<F: Ip>(packet: &Packet<F>, state: FlowState) -> FlowState {
+fn advance<F: Ip>(packet: &Packet<F>, state: FlowState, is_old: bool) -> FlowState {
     let flags = packet.flags;
+    if packet.protocol == Protocol::Udp && !is_old {
+        return state;
+    }
     if flags.opens() {
         // A connection attempt: nothing that was seen before counts.
         return state.without(FlowState::ESTABLISHED.with(FlowState::FIN).with(FlowState::RST));
@@ -277,7 +282,7 @@ fn note_start<F: Ip>(packet: &Packet<F>, service: ServiceId) -> bool {
 /// Puts the entry for the client's packets into the scratch room.
 #[inline(always)]
 fn prepare<F: Ip>(packet: &Packet<F>, backend: &Backend<F>, to: Tuple<F>, state: FlowState) -> Step<()> {
-    let state = if packet.may_move() { state } else { advance(packet, state) };
+    let state = if packet.may_move() { state } else { advance(packet, state, false) };
     let scratch = scratch::<F>()?;
     scratch.key = FlowKey::new(packet.tuple, packet.protocol, Side::Ingress);
     scratch.flow = Flow::new(to, now(), backend.reference, backend.owner, state);

@@ -41,6 +41,7 @@ pub struct Endpoint {
     addrs: Addrs,
     node: String,
     ready: bool,
+    terminating: bool,
 }
 
 // === impl Service ===
@@ -200,7 +201,7 @@ impl Endpoint {
 
     /// Addresses where nobody need be.
     pub fn at(addrs: Addrs, node: &str) -> Self {
-        Self { addrs, node: node.to_owned(), ready: true }
+        Self { addrs, node: node.to_owned(), ready: true, terminating: false }
     }
 
     pub fn pod(pod: &Pod) -> Self {
@@ -212,11 +213,18 @@ impl Endpoint {
         self
     }
 
+    /// On its way out, but it still serves.
+    pub fn terminating(mut self) -> Self {
+        (self.ready, self.terminating) = (false, true);
+        self
+    }
+
     fn object(&self, family: Family) -> Value {
+        let serving = self.ready || self.terminating;
         json!({
             "addresses": [self.addrs.of(family)],
             "nodeName": self.node,
-            "conditions": {"ready": self.ready, "serving": self.ready, "terminating": false},
+            "conditions": {"ready": self.ready, "serving": serving, "terminating": self.terminating},
         })
     }
 }
@@ -236,7 +244,7 @@ mod tests {
     #[test]
     fn a_dual_stack_service_has_a_slice_a_family() {
         let service = Service::named("web").cluster_ips(Addrs::new("10.96.0.1", "fd00:10:96::1")).port(80, 8080);
-        let endpoint = Endpoint { addrs: Addrs::new("10.244.1.2", "fd00::2"), node: "n1".into(), ready: true };
+        let endpoint = Endpoint { addrs: Addrs::new("10.244.1.2", "fd00::2"), node: "n1".into(), ready: true, terminating: false };
         let object = service.object();
         assert_eq!(object["spec"]["type"], "ClusterIP");
         assert_eq!(object["spec"]["ipFamilies"], json!(["IPv4", "IPv6"]));

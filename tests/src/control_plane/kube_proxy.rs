@@ -44,6 +44,6 @@ impl ControlPlane {
             "0s",
         ]);
         command.stdout(Stdio::null()).stderr(log);
-        Process::spawn(&mut command).with_context(|| format!("{}: `cargo xtask setup bench` brings it", binary.display()))
+        Process::spawn(&mut command).with_context(|| format!("starting {}", binary.display()))
     }
 }

@@ -7,7 +7,7 @@ use shunt_tests::{
     test_run::NEEDS,
 };
 
-use crate::expect::{POD_EGRESS, Setup, data, datagram, entries, forward, pod_at, service_at, syn};
+use crate::expect::{POD_EGRESS, Setup, age, data, datagram, entries, forward, pod_at, service_at, syn};
 
 const NEW: FlowState = FlowState::NEW;
 const ESTABLISHED: FlowState = FlowState::ESTABLISHED;
@@ -139,7 +139,7 @@ fn a_half_closed_connection_is_not_over() {
 }
 
 #[test]
-fn datagrams_are_answered_or_not() {
+fn datagrams_are_a_question_and_an_answer_or_more() {
     if gate::skip(NEEDS) {
         return;
     }
@@ -150,6 +150,10 @@ fn datagrams_are_answered_or_not() {
         let states = |setup: &Setup| [forward(&setup.node, client, service).state, forward(&setup.node, backend, client).state];
         setup.backend(&datagram(client, service));
         assert_eq!(states(&setup), [NEW, REPLY]);
+        setup.backend(&datagram(client, service));
+        setup.translated(POD_EGRESS, &datagram(backend, client));
+        assert_eq!(states(&setup), [NEW, REPLY]);
+        age(&mut setup.node);
         setup.backend(&datagram(client, service));
         assert_eq!(states(&setup), [ESTABLISHED, REPLY]);
         setup.translated(POD_EGRESS, &datagram(backend, client));

@@ -97,19 +97,36 @@ fn connections_last_by_what_was_seen_of_them() {
 }
 
 #[test]
-fn datagrams_last_by_whether_they_were_answered() {
+fn datagrams_last_by_how_long_they_were_answered() {
     if gate::skip(NEEDS) {
         return;
     }
-    for (family, answered) in Family::ALL.into_iter().flat_map(|family| [(family, false), (family, true)]) {
+    /// What happens to a flow.
+    #[derive(Clone, Copy)]
+    enum Event {
+        Question,
+        Answer,
+        TwoSeconds,
+    }
+    use Event::{Answer, Question, TwoSeconds};
+    let cases: [(&[Event], u32); 5] = [
+        (&[Question, Question], 30),
+        (&[Question, TwoSeconds, Question], 30),
+        (&[Question, Answer, Question, Answer], 30),
+        (&[Question, Answer, TwoSeconds, Question, Answer], 2 * MINUTE),
+        (&[Question, Answer, TwoSeconds, Answer, Answer], 2 * MINUTE),
+    ];
+    for (family, (events, lasts)) in Family::ALL.into_iter().flat_map(|family| cases.map(|case| (family, case))) {
         let mut flow = OneFlow::new(family);
         let (client, service, backend) = (flow.client, flow.service, flow.backend);
-        flow.setup.backend(&datagram(client, service));
-        flow.setup.backend(&datagram(client, service));
-        if answered {
-            flow.setup.translated(POD_EGRESS, &datagram(backend, client));
+        for event in events {
+            match event {
+                Question => drop(flow.setup.backend(&datagram(client, service))),
+                Answer => drop(flow.setup.translated(POD_EGRESS, &datagram(backend, client))),
+                TwoSeconds => age(&mut flow.setup.node),
+            }
         }
-        flow.assert_lasts(if answered { 2 * MINUTE } else { 30 });
+        flow.assert_lasts(lasts);
     }
 }
 

@@ -137,10 +137,8 @@ fn packets_go_there_and_back_under_the_nodes_address() {
 
             let state = |state: FlowState| state.with(FlowState::MASQUERADED);
             let (side, (from, to)) = (Side::Ingress, ((client, frontend), (there.src, backend)));
-            let answered = if protocol == Protocol::Udp { FlowState::REPLY.with(FlowState::ESTABLISHED) } else { FlowState::REPLY };
-            let established = if protocol == Protocol::Udp { FlowState::ESTABLISHED } else { FlowState::NEW };
-            let forward = Entry { side, protocol, from, to, state: state(established) };
-            let reply = Entry { side, protocol, from: (to.1, to.0), to: (from.1, from.0), state: state(answered) };
+            let forward = Entry { side, protocol, from, to, state: state(FlowState::NEW) };
+            let reply = Entry { side, protocol, from: (to.1, to.0), to: (from.1, from.0), state: state(FlowState::REPLY) };
             let found = entries(&setup.node);
             assert!(found.len() == 2 && found.contains(&forward) && found.contains(&reply), "{found:#?}");
             setup.node.forget_flows().unwrap();

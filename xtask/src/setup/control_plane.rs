@@ -1,4 +1,4 @@
-//! A real control plane for the tests: etcd, kube-apiserver, kube-controller-manager and kubectl.
+//! A real control plane for the tests: etcd, kube-apiserver, kube-controller-manager and kubectl; and kube-proxy, to compare with.
 //!
 //! A complete folder named by `KUBEBUILDER_ASSETS` comes first. Else the Kubernetes binaries are built from the Go module
 //! in tests/control-plane, which pins their version, and etcd comes from Debian. All of it is kept in our cache.
@@ -18,10 +18,8 @@ use crate::{
     door::{Door, doing, done, found, heading, missing, patiently},
 };
 
-const KUBERNETES: [&str; 3] = ["kube-apiserver", "kube-controller-manager", "kubectl"];
+const KUBERNETES: [&str; 4] = ["kube-apiserver", "kube-controller-manager", "kube-proxy", "kubectl"];
 const ETCD: &str = "etcd";
-/// What the benches compare with. Tests do without.
-const KUBE_PROXY: &str = "kube-proxy";
 
 /// Debian's stable etcd is older than Kubernetes wants; this suite's runs on stable as well.
 const ETCD_SUITE: &str = "sid";
@@ -72,16 +70,6 @@ pub(super) fn set_up(door: &Door) -> Result<()> {
         missing("=======================================================================");
     }
     Ok(())
-}
-
-/// Builds kube-proxy beside the control plane.
-pub(super) fn set_up_kube_proxy(door: &Door) -> Result<()> {
-    let folder = folder(door)?;
-    if folder.join(KUBE_PROXY).is_file() {
-        found(&format!("{}", folder.join(KUBE_PROXY).display()));
-        return Ok(());
-    }
-    build(door, &[KUBE_PROXY], &folder)
 }
 
 /// What cannot be had is no reason to stop: the tests that want it say so themselves.

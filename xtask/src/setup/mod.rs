@@ -18,9 +18,9 @@ pub(crate) enum Part {
     Packages,
     /// The sources of core and bpf-linker, which turn Rust into BPF.
     Bpf,
-    /// etcd, the Kubernetes API server and controller manager, and kubectl.
+    /// etcd, the Kubernetes API server and controller manager, kubectl, and kube-proxy, which tests and benches compare with.
     ControlPlane,
-    /// What the benches compare with: iperf3, iptables, and kube-proxy.
+    /// What the benches measure with, and what kube-proxy needs in one of its modes: iperf3, iptables, conntrack.
     Bench,
 }
 
@@ -39,10 +39,7 @@ pub(crate) fn run(door: &Door, parts: &[Part], own_linker: bool) -> Result<()> {
             Part::Packages => packages::set_up(door, packages::COMMANDS),
             Part::Bpf => bpf::set_up(door, own_linker)?,
             Part::ControlPlane => control_plane::set_up(door)?,
-            Part::Bench => {
-                packages::set_up(door, packages::BENCH_COMMANDS);
-                control_plane::set_up_kube_proxy(door)?;
-            }
+            Part::Bench => packages::set_up(door, packages::BENCH_COMMANDS),
         }
     }
     Ok(())
