@@ -190,21 +190,21 @@ mod tests {
         }
 
         fn write_services(&self) {
-            let [b, c, d] = [&self.b, &self.c, &self.d].map(Endpoint::pod);
+            let [b, c, d] = [&self.b, &self.c, &self.d].map(|pod| || Endpoint::pod(pod));
             let sticky = json!({"clientIP": {"timeoutSeconds": AFFINITY_SECS}});
             let sticky = open("sticky", STICKY).with("sessionAffinity", json!("ClientIP")).with("sessionAffinityConfig", sticky);
-            self.write(&sticky, &[b.clone(), c.clone(), d.clone()]);
+            self.write(&sticky, &[b(), c(), d()]);
             let client = addr::client();
             let ranges = json!([format!("{}/32", client.of(Family::V4)), format!("{}/128", client.of(Family::V6))]);
-            self.write(&open("open-ranges", OPEN_RANGES).with("loadBalancerSourceRanges", ranges), &[b.clone()]);
+            self.write(&open("open-ranges", OPEN_RANGES).with("loadBalancerSourceRanges", ranges), &[b()]);
             let others = json!(["203.0.113.0/24", "2001:db8:ffff::/48"]);
-            self.write(&open("closed-ranges", CLOSED_RANGES).with("loadBalancerSourceRanges", others), &[b.clone()]);
+            self.write(&open("closed-ranges", CLOSED_RANGES).with("loadBalancerSourceRanges", others), &[b()]);
             let local = json!("Local");
-            self.write(&open("local-here", LOCAL_HERE).with("externalTrafficPolicy", local.clone()), &[b.clone(), c.clone()]);
-            self.write(&open("local-elsewhere", LOCAL_ELSEWHERE).with("externalTrafficPolicy", local.clone()), &[c.clone()]);
-            self.write(&plain("internal-local", INTERNAL_LOCAL).with("internalTrafficPolicy", local), &[b.clone(), c.clone(), d.clone()]);
-            self.write(&open("terminating", TERMINATING), &[b.clone().not_ready(), c.clone().terminating()]);
-            self.write(&plain("passing", PASSING), &[b]);
+            self.write(&open("local-here", LOCAL_HERE).with("externalTrafficPolicy", local.clone()), &[b(), c()]);
+            self.write(&open("local-elsewhere", LOCAL_ELSEWHERE).with("externalTrafficPolicy", local.clone()), &[c()]);
+            self.write(&plain("internal-local", INTERNAL_LOCAL).with("internalTrafficPolicy", local), &[b(), c(), d()]);
+            self.write(&open("terminating", TERMINATING), &[b().not_ready(), c().terminating()]);
+            self.write(&plain("passing", PASSING), &[b()]);
             let cidr = json!({
                 "apiVersion": "networking.k8s.io/v1",
                 "kind": "ServiceCIDR",
