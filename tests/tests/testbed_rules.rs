@@ -51,6 +51,7 @@ mod tests {
     const HERE: u8 = 9;
     const ELSEWHERE: u8 = 10;
     const ITSELF: u8 = 11;
+    const WAITING: u8 = 12;
     /// No Service has this ClusterIP.
     const UNALLOCATED: u8 = 77;
 
@@ -68,6 +69,7 @@ mod tests {
         scene.source_ranges(&mut cases);
         scene.policies(&mut cases);
         scene.terminating(&mut cases);
+        scene.became_ready(&mut cases);
         scene.undefined(&mut cases);
         cases.finish();
         drop((daemons, servers));
@@ -204,6 +206,7 @@ mod tests {
             self.write(&open("local-elsewhere", LOCAL_ELSEWHERE).with("externalTrafficPolicy", local.clone()), &[c()]);
             self.write(&plain("internal-local", INTERNAL_LOCAL).with("internalTrafficPolicy", local), &[b(), c(), d()]);
             self.write(&open("terminating", TERMINATING), &[b().not_ready(), c().terminating()]);
+            self.write(&plain("waiting", WAITING), &[b().not_ready()]);
             self.write(&plain("passing", PASSING), &[b()]);
             let cidr = json!({
                 "apiVersion": "networking.k8s.io/v1",
@@ -298,6 +301,31 @@ mod tests {
                     (0..ATTEMPTS).try_for_each(|_| served(&self.a, to, "b"))
                 });
                 cases.run(format!("who is at a terminating endpoint of {to} stays"), || Ok(old?.ping()?));
+            }
+        }
+
+        /// Who asked before anybody was ready reaches him afterwards, from the same socket.
+        fn became_ready(&self, cases: &mut Cases) {
+            let asking = Family::ALL.map(|family| {
+                let to = addr::cluster_ips(WAITING).at(family, PORT);
+                let mut asking = self.a.netns().run(|| UdpClient::connected(to)).unwrap();
+                let early = asking.ask();
+                cases.run(format!("nobody is ready at {to}"), || {
+                    let Err(error) = early else { bail!("answered") };
+                    ensure!(error.kind() == io::ErrorKind::ConnectionRefused, "{error}");
+                    Ok(())
+                });
+                asking
+            });
+            self.write(&plain("waiting", WAITING), &[Endpoint::pod(&self.b)]);
+            for (family, mut asking) in Family::ALL.into_iter().zip(asking) {
+                cases.run(format!("a socket that asked before an endpoint was ready, {family}"), || {
+                    wait::until("an answer", LIMIT, || {
+                        let server = asking.ask_within(SILENCE)?.server;
+                        ensure!(server == "b", "answered by {server}");
+                        Ok(())
+                    })
+                });
             }
         }
 

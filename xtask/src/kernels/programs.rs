@@ -15,8 +15,19 @@ use shunt_guest::Program;
 use crate::door::Door;
 
 /// The test programs of shunt-tests that meet the kernel, what is quickest to say something first.
-pub(super) const TESTS: [&str; 9] =
-    [VERIFIED, "packet", "testbed", "testbed_pins", "testbed_log", "testbed_xdp", "testbed_lifecycle", "testbed_full", "testbed_garbage"];
+pub(super) const TESTS: [&str; 11] = [
+    VERIFIED,
+    "packet",
+    "testbed",
+    "testbed_sctp",
+    "testbed_rules",
+    "testbed_pins",
+    "testbed_log",
+    "testbed_xdp",
+    "testbed_lifecycle",
+    "testbed_full",
+    "testbed_garbage",
+];
 
 /// The program that says what the kernel has of what Shunt uses.
 pub(super) const FEATURES: &str = "features";
