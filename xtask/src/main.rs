@@ -18,6 +18,7 @@ mod fuzz;
 mod inspect;
 mod kernels;
 mod leftovers;
+mod mutants;
 mod setup;
 mod test;
 mod tidy;
@@ -66,6 +67,8 @@ enum Verb {
     Fuzz(fuzz::Selection),
     /// Run the tests that meet the kernel on other kernels, in virtual machines.
     Kernels(kernels::Selection),
+    /// Break rules on purpose, one at a time, and see whether a test fails.
+    Mutants(mutants::Selection),
     /// Check the built BPF objects, and print the size of each program.
     Inspect {
         /// An object to check instead of the newest built ones.
@@ -98,6 +101,7 @@ fn dispatch(door: &Door, verb: Verb) -> Result<ExitCode> {
         Verb::Fuzz(selection) => return fuzz::run(door, &selection),
         Verb::E2e(selection) => return test::end_to_end(door, &selection),
         Verb::Kernels(selection) => return kernels::run(door, &selection),
+        Verb::Mutants(selection) => return mutants::run(door, &selection),
         Verb::Ci => return ci::run(door),
     }
     Ok(ExitCode::SUCCESS)

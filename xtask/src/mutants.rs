@@ -1,0 +1,207 @@
+//! `cargo xtask mutants`: breaks the code on purpose, one rule at a time, and sees whether a test fails.
+//!
+//! What decides who is served by whom (`proxy-daemon/src/plan`) is mutated by cargo-mutants. The packet path is built for another machine, where that
+//! tool finds no tests, so its mutants are a list of our own: each is a rule that somebody could get wrong. All of it is done in a copy of what is
+//! committed, in target/mutants. A mutant that no test catches needs a test, or a reason: in `.cargo/mutants.toml`, or here.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::ValueEnum;
+use xshell::cmd;
+
+use crate::{
+    bpf_toolchain::on_path,
+    door::{Door, done, heading, missing},
+    setup::{self, Part},
+};
+
+/// What to break.
+#[derive(clap::Args)]
+pub(crate) struct Selection {
+    /// Only this side.
+    #[arg(long, value_name = "SIDE")]
+    only: Option<Side>,
+    /// Of the packet path, only mutants whose file or text contains this.
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// Of the daemon, only what has changed since this revision, wherever it is.
+    #[arg(long, value_name = "REVISION")]
+    since: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Side {
+    Daemon,
+    Packets,
+}
+
+/// A place in the packet path, and what is wrong instead.
+struct Mutant {
+    file: &'static str,
+    right: &'static str,
+    wrong: &'static str,
+}
+
+const fn mutant(file: &'static str, right: &'static str, wrong: &'static str) -> Mutant {
+    Mutant { file, right, wrong }
+}
+
+/// Files are those of `proxy-ebpf/src`. The text that is right stands there exactly once.
+const MUTANTS: &[Mutant] = &[
+    mutant("filter.rs", "read_volatile(mark) != UNMARKED", "read_volatile(mark) == UNMARKED"),
+    mutant("flow.rs", "if packet.may_move() && !state.has(FlowState::REPLY) {", "if packet.may_move() && state.has(FlowState::REPLY) {"),
+    mutant("flow.rs", "if gone || packet.flags.opens() && is_over(&key, &flow) {", "if gone {"),
+    mutant("flow.rs", "if !next.is_closing() {", "if next.is_closing() {"),
+    mutant("flow.rs", "if packet.protocol == Protocol::Udp && !is_old {", "if packet.protocol == Protocol::Udp && is_old {"),
+    mutant("flow.rs", ".with(FlowState::ESTABLISHED).without(FlowState::RST);", ".with(FlowState::ESTABLISHED);"),
+    mutant("flow.rs", "if partner_state(&partner, key).is_some() {", "if true {"),
+    mutant("flow.rs", "limits.flows <= settings::new_flows()", "limits.flows <= settings::new_flows() * 2"),
+    mutant("flow.rs", "(packet.flags.rst() || !may_record)", "(!may_record)"),
+    mutant("flow.rs", "if is_here && backend.addr == packet.tuple.src {", "if false {"),
+    mutant("snat.rs", "if belongs_to(scratch) || ctx.try_node_port::<F>() {", "if ctx.try_node_port::<F>() {"),
+    mutant("snat.rs", "if !ctx.has_socket::<F>(&scratch.reply_key.tuple(), protocol) {", "if true {"),
+    mutant(
+        "snat.rs",
+        "insert_new(&scratch.reply_key, &scratch.reply) || belongs_to(scratch)",
+        "insert_new(&scratch.reply_key, &scratch.reply)",
+    ),
+    mutant("snat.rs", "    is_own(scratch)\n", "    false\n"),
+    mutant("snat.rs", "if !is_over(&scratch.reply_key, held) {", "if false {"),
+    mutant("frontend.rs", "row.flags.has(RowFlags::SOURCE_RANGES) && !may_use", "row.flags.has(RowFlags::SOURCE_RANGES) && may_use"),
+    mutant("frontend.rs", "if backend.owner != frontend.service {", "if false {"),
+    mutant("frontend.rs", "Scope::Internal => internal,", "Scope::Internal => external,"),
+    mutant("frontend.rs", "row.has(RowFlags::MASQUERADE_EXTERNAL) || backend.has", "backend.has"),
+    mutant("affinity.rs", ">= u64::from(secs) * u64::from(settings::hz())", ">= u64::from(u32::MAX)"),
+    mutant("affinity.rs", "(backend.addr == addr && backend.port == port).then_some(base)", "(backend.addr == addr).then_some(base)"),
+    mutant("fragment.rs", "is_fresh.then_some(", "true.then_some("),
+    mutant("icmp.rs", "if l3.dst != key.dst {", "if false {"),
+    mutant("icmp.rs", "if l3.src == far { to.src } else { l3.src }", "to.src"),
+    mutant("icmp.rs", "if quoted.is_redirect {", "if false {"),
+    mutant("forward.rs", "if F::hops_left(ctx)? <= 1 {", "if F::hops_left(ctx)? == 0 {"),
+    mutant("translate.rs", "if difference == 0 || old == 0 {", "if difference == 0 {"),
+    mutant("undefined.rs", "if is_unallocated { End::drop(Reason::Unallocated) } else { End::pass(otherwise) }", "End::pass(otherwise)"),
+    mutant("refuse.rs", "if limits.errors <= ERRORS_A_SECOND {", "if limits.errors <= 2 * ERRORS_A_SECOND {"),
+    mutant("refuse.rs", "if held != begun.sum {", "if true {"),
+    mutant("path.rs", "let is_lost = side == Side::Ingress && is_cluster_ip::<F>(l3.dst);", "let is_lost = false;"),
+    mutant("path.rs", "way.is_masqueraded || way.to.dst == packet.tuple.src", "way.is_masqueraded"),
+    mutant("path.rs", "if has_begun_checksum(ctx, &packet)? {", "if false {"),
+    mutant("ip/v4.rs", "(MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0", "(MORE_FRAGMENTS) != 0"),
+    mutant("ip/extensions.rs", "if len > MAX_LEN {\n            break;\n        }\n        next = following;", "next = following;"),
+    mutant("entry/tc.rs", "end if end.is_drop() => TC_ACT_SHOT,", "end if end.is_drop() => TC_ACT_UNSPEC,"),
+];
+
+pub(crate) fn run(door: &Door, selection: &Selection) -> Result<ExitCode> {
+    setup::run(door, &[Part::Packages, Part::Bpf], false)?;
+    let copy = Copy::of(door)?;
+    let mut survivors = Vec::new();
+    if selection.only != Some(Side::Packets) {
+        survivors.extend(copy.mutate_daemon(selection.since.as_deref())?);
+    }
+    if selection.only != Some(Side::Daemon) {
+        survivors.extend(copy.mutate_packets(selection.filter.as_deref())?);
+    }
+    for survivor in &survivors {
+        missing(&format!("no test minds: {survivor}"));
+    }
+    Ok(if survivors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A clone of what is committed, with a target folder of its own.
+struct Copy<'a> {
+    door: &'a Door,
+    tree: PathBuf,
+}
+
+impl<'a> Copy<'a> {
+    fn of(door: &'a Door) -> Result<Self> {
+        let (sh, root) = (&door.sh, &door.root);
+        let tree = door.target().join("mutants/tree");
+        if !tree.is_dir() {
+            fs::create_dir_all(door.target().join("mutants")).context("making a folder for the copy")?;
+            cmd!(sh, "git clone --quiet {root} {tree}").quiet().run()?;
+        }
+        let commit = cmd!(sh, "git rev-parse HEAD").quiet().read()?;
+        cmd!(sh, "git -C {tree} fetch --quiet {root} HEAD").quiet().run()?;
+        cmd!(sh, "git -C {tree} checkout --quiet --force --detach {commit}").quiet().run()?;
+        Ok(Self { door, tree })
+    }
+
+    /// cargo-mutants on the plan, or on all that has changed: what survived it, a line each.
+    fn mutate_daemon(&self, since: Option<&str>) -> Result<Vec<String>> {
+        heading("mutants of the daemon");
+        on_path("cargo-mutants").context("there is no cargo-mutants: `cargo install --locked cargo-mutants` brings it")?;
+        let mut command = Command::new("cargo");
+        command.current_dir(&self.tree).args(["mutants", "--in-place", "--no-shuffle", "--package", "proxy-daemon", "--output", ".."]);
+        if let Some(revision) = since {
+            let sh = &self.door.sh;
+            let diff = cmd!(sh, "git diff {revision} HEAD -- proxy-daemon/src").quiet().read()?;
+            let file = self.door.target().join("mutants/since.diff");
+            fs::write(&file, diff).with_context(|| format!("writing {}", file.display()))?;
+            command.arg("--in-diff").arg(file);
+        } else {
+            command.args(["--file", "proxy-daemon/src/plan/**"]);
+        }
+        command.args(["--", "--lib"]);
+        let status = command.status().context("starting cargo-mutants")?;
+        // Its numbers for missed mutants and for those that ran out of time.
+        ensure!(matches!(status.code(), Some(0 | 2 | 3)), "cargo-mutants ended with {status}");
+        let missed = self.door.target().join("mutants/mutants.out/missed.txt");
+        let missed = fs::read_to_string(&missed).with_context(|| format!("reading {}", missed.display()))?;
+        Ok(missed.lines().map(str::to_owned).collect())
+    }
+
+    /// Our own mutants of the packet path: those that survived.
+    fn mutate_packets(&self, filter: Option<&str>) -> Result<Vec<String>> {
+        heading("mutants of the packet path");
+        ensure!(self.tests_pass()?, "the tests fail without any mutant");
+        let wanted = |mutant: &&Mutant| filter.is_none_or(|text| mutant.file.contains(text) || mutant.right.contains(text));
+        let mut survivors = Vec::new();
+        for mutant in MUTANTS.iter().filter(wanted) {
+            let name = format!("{}: `{}` for `{}`", mutant.file, mutant.wrong.trim(), mutant.right.trim());
+            let file = self.tree.join("proxy-ebpf/src").join(mutant.file);
+            let right = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+            ensure!(right.matches(mutant.right).count() == 1, "{name}: what is right is not there exactly once");
+            write(&file, &right.replace(mutant.right, mutant.wrong))?;
+            let survived = self.tests_pass().with_context(|| name.clone());
+            write(&file, &right)?;
+            if survived? {
+                survivors.push(name);
+            } else {
+                done(&format!("caught: {name}"));
+            }
+        }
+        Ok(survivors)
+    }
+
+    /// Whether the tests that see packets pass, the quick ones first. What does not compile is no mutant.
+    fn tests_pass(&self) -> Result<bool> {
+        for arguments in [&["--package", "proxy-ebpf"][..], &["--package", "shunt-tests", "--test", "packet"]] {
+            if !self.cargo_test(arguments, true)? {
+                bail!("it does not compile: see `cargo test` in {}", self.tree.display());
+            }
+            if !self.cargo_test(arguments, false)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn cargo_test(&self, arguments: &[&str], only_built: bool) -> Result<bool> {
+        let mut command = Command::new("cargo");
+        command.current_dir(&self.tree).arg("test").args(arguments).env("SHUNT_REQUIRE_ALL", "1");
+        if only_built {
+            command.arg("--no-run");
+        }
+        let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status().context("starting cargo test")?;
+        Ok(status.success())
+    }
+}
+
+fn write(file: &Path, text: &str) -> Result<()> {
+    fs::write(file, text).with_context(|| format!("writing {}", file.display()))
+}
