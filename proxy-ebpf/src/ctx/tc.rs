@@ -85,6 +85,16 @@ impl<const L2: bool> TcCtx<L2> {
         Ok(ctx)
     }
 
+    /// Asks the kernel's routing.
+    #[inline(always)]
+    fn ask<F: Ip>(&self, fib: &mut Fib, src: F::Addr, dst: F::Addr, len: u16) -> u32 {
+        // SAFETY: as in `data`.
+        fib.write::<F>(src, dst, len, unsafe { (*self.skb).ifindex });
+        // SAFETY: the context is the kernel's own, and the question lies on the stack.
+        let answer = unsafe { bpf_fib_lookup(self.skb.cast(), fib.0.as_mut_ptr().cast(), size_of::<Fib>() as i32, 0) };
+        answer as u32
+    }
+
     /// Whether XDP has marked the packet as one that it has translated.
     ///
     /// # Safety
@@ -177,7 +187,7 @@ impl<const L2: bool> TcCtx<L2> {
 impl Fib {
     /// Writes the question. Here and not where the room is made: the compiler would then copy it.
     #[inline(always)]
-    fn ask<F: Ip>(&mut self, src: F::Addr, dst: F::Addr, len: u16, ifindex: u32) {
+    fn write<F: Ip>(&mut self, src: F::Addr, dst: F::Addr, len: u16, ifindex: u32) {
         let ([src, src_rest], [dst, dst_rest]) = (F::in_words(src), F::in_words(dst));
         let first = in_one_word([in_one([F::AF, 0], [0, 0]), in_one([0, 0], len.to_ne_bytes())]);
         let second = in_one_word([ifindex, 0]);
@@ -203,7 +213,7 @@ impl Fib {
     fn word(&self, n: usize) -> [u8; 8] {
         // SAFETY: one of eight words.
         let place = unsafe { self.0.as_ptr().cast::<u64>().add(n) };
-        // SAFETY: `ask` has written it; volatile, because the kernel has written it again.
+        // SAFETY: `write` has written it; volatile, because the kernel has written it again.
         unsafe { place.read_volatile() }.to_ne_bytes()
     }
 
@@ -323,20 +333,23 @@ impl<const L2: bool> PacketCtx for TcCtx<L2> {
 
     #[inline(always)]
     fn route<F: Ip>(&self, src: F::Addr, dst: F::Addr, len: u16) -> Route {
-        // SAFETY: as in `data`.
-        let ifindex = unsafe { (*self.skb).ifindex };
         let mut fib = Fib(MaybeUninit::uninit());
-        fib.ask::<F>(src, dst, len, ifindex);
-        // SAFETY: the context is the kernel's own, and the question lies on the stack.
-        let answer = unsafe { bpf_fib_lookup(self.skb.cast(), fib.0.as_mut_ptr().cast(), size_of::<Fib>() as i32, 0) };
+        let answer = self.ask::<F>(&mut fib, src, dst, len);
         // Kernels from 5.12 on have looked, and say what fits.
         let said = fib.len();
-        let fits = if said == len { device_mtu::<F>(fib.ifindex()) } else { said };
-        match answer as u32 {
-            BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH if len > fits => Route::TooBig(fits),
-            BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => Route::By(fib.hop()),
+        match answer {
+            BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
+                let fits = if said == len { device_mtu::<F>(fib.ifindex()) } else { said };
+                if len > fits { Route::TooBig(fits) } else { Route::By(fib.hop()) }
+            }
             BPF_FIB_LKUP_RET_NOT_FWDED => Route::Here,
-            BPF_FIB_LKUP_RET_FRAG_NEEDED => Route::TooBig(if fits < len { fits } else { F::LEAST_MTU }),
+            BPF_FIB_LKUP_RET_FRAG_NEEDED if said == len => {
+                // Older ones do not even say which device it is: it is the one for the smallest packet.
+                self.ask::<F>(&mut fib, src, dst, 1);
+                let fits = device_mtu::<F>(fib.ifindex());
+                Route::TooBig(if fits < len { fits } else { F::LEAST_MTU })
+            }
+            BPF_FIB_LKUP_RET_FRAG_NEEDED => Route::TooBig(said),
             _ => Route::Nowhere,
         }
     }

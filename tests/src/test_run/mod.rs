@@ -15,6 +15,7 @@ pub use self::{
 };
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::IpAddr,
     ops::RangeInclusive,
@@ -103,8 +104,9 @@ impl TestNode {
     /// these ports only.
     pub fn in_a_place(masquerade: &[IpAddr], ports: RangeInclusive<u16>, options: Options) -> Result<Self> {
         let mut node = Self::load(masquerade, options)?;
-        set_snat(&mut node.maps, masquerade, &ports)?;
-        node.place = Some(place::build(&BedName::next())?);
+        let place = place::build(&BedName::next())?;
+        set_snat(&mut node.maps, masquerade, &ports, &[(place::tunnel(&place)?, TUNNEL_MTU)])?;
+        node.place = Some(place);
         Ok(node)
     }
 
@@ -123,7 +125,7 @@ impl TestNode {
         datapath::prepare(&pins)?;
         let datapath = datapath::load(&pins, options)?;
         let mut maps = KernelMaps::open(&pins)?;
-        set_snat(&mut maps, masquerade, &SNAT_PORTS)?;
+        set_snat(&mut maps, masquerade, &SNAT_PORTS, &[])?;
         let now = Instant::now();
         let tables = Tables::restore(maps.sizes(), &maps.snapshot()?, now);
         let counted = maps.reasons()?;
@@ -173,10 +175,15 @@ impl TestNode {
     }
 }
 
-/// Gives the programs what stands in for clients on whichever device.
-fn set_snat(maps: &mut KernelMaps, addrs: &[IpAddr], ports: &RangeInclusive<u16>) -> Result<()> {
+/// Gives the programs what stands in for clients, on whichever device and on these, of which the MTU is known.
+fn set_snat(maps: &mut KernelMaps, addrs: &[IpAddr], ports: &RangeInclusive<u16>, devices: &[(u32, u16)]) -> Result<()> {
     let (v4, v6) = (snat_source::<V4>(addrs, ports), snat_source::<V6>(addrs, ports));
-    Ok(maps.set_snat(&[(ANY_DEVICE, v4)].into(), &[(ANY_DEVICE, v6)].into())?)
+    let (mut all4, mut all6) = (BTreeMap::from([(ANY_DEVICE, v4)]), BTreeMap::from([(ANY_DEVICE, v6)]));
+    for &(device, mtu) in devices {
+        all4.insert(device, SnatSource { mtu: mtu.into(), ..v4 });
+        all6.insert(device, SnatSource { mtu: mtu.into(), ..v6 });
+    }
+    Ok(maps.set_snat(&all4, &all6)?)
 }
 
 fn snat_source<F: Family>(addrs: &[IpAddr], ports: &RangeInclusive<u16>) -> SnatSource<F> {

@@ -4,7 +4,8 @@
 
 use std::fmt::Write as _;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use nix::net::if_::if_nametoindex;
 
 use crate::{addr, name::BedName, netns::Netns};
 
@@ -31,4 +32,9 @@ pub(super) fn build(name: &BedName) -> Result<Netns> {
     }
     netns.ip(&lines)?;
     Ok(netns)
+}
+
+/// The number of the device to other nodes' pods.
+pub(super) fn tunnel(place: &Netns) -> Result<u32> {
+    place.run(|| if_nametoindex("tunnel")).context("asking for the tunnel's number")
 }
