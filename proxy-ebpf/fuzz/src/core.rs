@@ -9,7 +9,7 @@ use packet_laws::{
     translation::{self, Ethernet},
     wire::{self, Wire},
 };
-use proxy_common::{Address as _, Port, Tuple, V4, V6, reason::Reason};
+use proxy_common::{Address as _, Port, Protocol, Tuple, V4, V6, reason::Reason};
 use proxy_ebpf::{
     csum::{Delta, replace_begun},
     ctx::BufCtx,
@@ -52,7 +52,7 @@ fn judge<F: Ip>(input: &Input, wire: Option<&Wire>) -> Law<()> {
         (Ok(packet), Some(wire)) => {
             check_reading(&packet, wire, &input.frame)?;
             check_translation(&packet, wire, input)?;
-            check_refusal(&packet, wire, &input.frame)
+            if wire.is_sctp() { Ok(()) } else { check_refusal(&packet, wire, &input.frame) }
         }
         (Err(end), None) if end == End::pass(Reason::Malformed) || end == End::ASIDE => Ok(()),
         (Ok(_), None) => Err("a packet was accepted that is none"),
@@ -74,11 +74,26 @@ fn check_reading<F: Ip>(packet: &Packet<F>, wire: &Wire, frame: &[u8]) -> Law<()
     require((src, dst) == (wire.src, wire.dst), "the tuple is another one")?;
     let places = (packet.l4, packet.end, packet.len as usize) == (wire.l4, wire.end, frame.len());
     require(places && packet.protocol.to_wire() == wire.protocol, "the packet is another one")?;
-    let flags = if wire.is_udp() { 0 } else { frame[wire.l4 + 13] };
+    let flags = match packet.protocol {
+        Protocol::Tcp => frame[wire.l4 + 13],
+        Protocol::Udp => 0,
+        Protocol::Sctp => flags_of_chunk(frame[wire.l4 + 12]),
+    };
     let [fin, syn, rst, ack] = [1, 2, 4, 16].map(|bit| flags & bit != 0);
     let expected = (syn && !ack && !rst, syn && ack && !rst, fin, rst);
     let found = (packet.flags.opens(), packet.flags.accepts(), packet.flags.fin(), packet.flags.rst());
     require(found == expected && packet.may_move() == (wire.is_udp() || expected.0), "the flags are others")
+}
+
+/// What the type of an association's first chunk is to TCP: INIT, its acknowledgement, ABORT, the three of a shutdown, and the rest.
+const fn flags_of_chunk(kind: u8) -> u8 {
+    match kind {
+        1 => 2,
+        2 => 2 | 16,
+        6 => 4,
+        7 | 8 | 14 => 1 | 16,
+        _ => 16,
+    }
 }
 
 fn ends<F: Ip>(tuple: &Tuple<F>) -> (SocketAddr, SocketAddr) {
@@ -97,7 +112,9 @@ fn check_translation<F: Ip>(packet: &Packet<F>, wire: &Wire, input: &Input) -> L
     let mut ctx = Frame::new(&input.frame);
     let there = translated(&mut ctx, packet, &to, &input.frame)?;
     require((there.src, there.dst) == ends(&to), "the packet got another tuple")?;
-    check_begun(packet, &to, [(&input.frame, wire), (ctx.frame(), &there)])?;
+    if !wire.is_sctp() {
+        check_begun(packet, &to, [(&input.frame, wire), (ctx.frame(), &there)])?;
+    }
 
     let halfway = ctx.frame().to_vec();
     let packet_there = read::<F>(&ctx, true).or(Err("a translated packet is not accepted any more"))?;

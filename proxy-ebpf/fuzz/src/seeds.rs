@@ -85,7 +85,8 @@ fn headers6() -> Vec<IpHeaders> {
     let routing =
         |len, last: Option<usize>| raw(len).map(|routing| Ipv6RoutingExtensions { routing, final_destination_options: last.and_then(raw) });
     let auth = Some(IpAuthHeader::new(IpNumber::TCP, 1, 2, &[0; 12]).expect("whole words"));
-    let fragment = |offset, more| Some(Ipv6FragmentHeader::new(IpNumber::TCP, IpFragOffset::try_new(offset).expect("small"), more, 7));
+    // Offset and flags as one number. etherparse 0.18 has them at other bits than RFC 8200 section 4.5, and takes such a number for an offset.
+    let fragment = |field| Some(Ipv6FragmentHeader::new(IpNumber::TCP, IpFragOffset::try_new(field).expect("below 32"), false, 7));
     let none = Ipv6Extensions::default;
     let extensions = vec![
         none(),
@@ -96,8 +97,8 @@ fn headers6() -> Vec<IpHeaders> {
         Ipv6Extensions { hop_by_hop_options: raw(8), destination_options: raw(8), routing: routing(8, Some(8)), auth, ..none() },
         Ipv6Extensions { hop_by_hop_options: raw(96), ..none() },
         Ipv6Extensions { hop_by_hop_options: raw(104), ..none() },
-        Ipv6Extensions { fragment: fragment(0, true), ..none() },
-        Ipv6Extensions { hop_by_hop_options: raw(8), fragment: fragment(185, false), ..none() },
+        Ipv6Extensions { fragment: fragment(1), ..none() },
+        Ipv6Extensions { hop_by_hop_options: raw(8), fragment: fragment(8), ..none() },
     ];
     extensions.into_iter().map(|extensions| IpHeaders::Ipv6(plain.clone(), extensions)).collect()
 }
@@ -105,7 +106,27 @@ fn headers6() -> Vec<IpHeaders> {
 /// What writes a frame with a network header like this.
 type Write = Box<dyn Fn(IpHeaders) -> Vec<u8>>;
 
+/// Types of an SCTP packet's first chunk.
+const INIT: u8 = 1;
+const DATA: u8 = 0;
+
+/// An SCTP packet of so many bytes, with a checksum that is wrong.
+fn sctp<const N: usize>(chunk: u8) -> [u8; N] {
+    let mut packet = [0x5a; N];
+    packet[..4].copy_from_slice(&[40_000_u16, 80].map(u16::to_be_bytes).concat());
+    packet[12] = chunk;
+    packet
+}
+
 fn transports() -> impl Iterator<Item = Write> {
+    let raw = |protocol, payload: &[u8]| -> Write {
+        let payload = payload.to_vec();
+        Box::new(move |ip| {
+            let mut frame = Vec::new();
+            builder(ip).write(&mut frame, protocol, &payload).expect("a short payload");
+            frame
+        })
+    };
     let tcp = |change: fn(&mut TcpHeader), payload: &'static [u8]| -> Write {
         Box::new(move |ip| {
             let mut header = TcpHeader::new(40_000, 80, 1000, 64_000);
@@ -135,11 +156,9 @@ fn transports() -> impl Iterator<Item = Write> {
         udp(b""),
         udp(b"odd"),
         udp(b"a question of some length"),
-        Box::new(|ip| {
-            let mut frame = Vec::new();
-            builder(ip).write(&mut frame, IpNumber::GRE, &[0; 24]).expect("a short payload");
-            frame
-        }),
+        raw(IpNumber::GRE, &[0; 24]),
+        raw(IpNumber::SCTP, &sctp::<20>(INIT)),
+        raw(IpNumber::SCTP, &sctp::<33>(DATA)),
     ]
     .into_iter()
 }

@@ -16,7 +16,7 @@ pub enum Ethernet {
 
 /// Compares a packet before and after a translation; yields how it reads then.
 pub fn check(before: &[u8], after: &[u8], l3: usize, ethernet: Ethernet) -> Law<Wire> {
-    let old = wire::read(before, l3).ok_or("what is no TCP or UDP packet was translated")?;
+    let old = wire::read(before, l3).ok_or("what has no ports was translated")?;
     let new = wire::read(after, l3).ok_or("the packet cannot be read any more")?;
     let same_shape = (old.protocol, old.l4, old.end, before.len()) == (new.protocol, new.l4, new.end, after.len());
     require(same_shape && old.src.is_ipv4() == new.src.is_ipv4(), "the packet has another shape")?;
@@ -28,6 +28,12 @@ pub fn check(before: &[u8], after: &[u8], l3: usize, ethernet: Ethernet) -> Law<
 }
 
 fn check_transport(before: &[u8], after: &[u8], old: &Wire, new: &Wire) -> Law<()> {
+    if old.is_sctp() {
+        // Zeros say that it is left to the device.
+        let is_absent = before[old.checksum()] == [0; 4];
+        let holds = if is_absent { after[new.checksum()] == [0; 4] } else { sums::sctp(before, old) == sums::sctp(after, new) };
+        return require(holds, "the SCTP checksum is not as right as it was");
+    }
     let field = |frame: &[u8], wire: &Wire| frame[wire.checksum()] == [0, 0];
     match (old.is_udp() && field(before, old), new.is_udp() && field(after, new)) {
         (true, true) => Ok(()),

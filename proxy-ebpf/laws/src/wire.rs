@@ -11,14 +11,14 @@ use etherparse::{IpAuthHeaderSlice, IpNumber, Ipv4HeaderSlice, Ipv6HeaderSlice, 
 const EXTENSION_HEADERS: usize = 5;
 const EXTENSION_BYTES: usize = 96;
 
-/// A TCP or UDP packet that is no fragment, and where its parts are.
+/// A TCP, UDP or SCTP packet, or the first fragment of one, and where its parts are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wire {
     /// Address and port.
     pub src: SocketAddr,
     /// Address and port.
     pub dst: SocketAddr,
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     pub protocol: u8,
     /// Where the network header begins.
     pub l3: usize,
@@ -67,7 +67,7 @@ pub fn read(frame: &[u8], l3: usize) -> Option<Wire> {
 }
 
 fn ipv4(packet: &[u8]) -> Option<Network> {
-    let header = Ipv4HeaderSlice::from_slice(packet).ok().filter(|header| !header.is_fragmenting_payload())?;
+    let header = Ipv4HeaderSlice::from_slice(packet).ok().filter(|header| header.fragments_offset().value() == 0)?;
     let len = header.slice().len();
     Some(Network {
         addrs: [header.source_addr().into(), header.destination_addr().into()],
@@ -108,10 +108,14 @@ enum Next {
     Payload,
 }
 
-/// Reads the header that is announced by this number. Nothing if it is cut off, or the packet is a fragment.
+/// Reads the header that is announced by this number. Nothing if it is cut off, or the packet is not the first fragment.
 fn announced(number: IpNumber, bytes: &[u8]) -> Option<Next> {
     match number {
-        IpNumber::IPV6_FRAGMENTATION_HEADER => None,
+        IpNumber::IPV6_FRAGMENTATION_HEADER => {
+            // By hand: etherparse 0.18 takes other bits for the offset than RFC 8200 section 4.5 has.
+            let header = bytes.first_chunk::<8>().filter(|header| u16::from_be_bytes([header[2], header[3]]) & 0xfff8 == 0)?;
+            Some(Next::Extension(IpNumber(header[0]), header.len()))
+        }
         IpNumber::IPV6_HEADER_HOP_BY_HOP | IpNumber::IPV6_ROUTE_HEADER | IpNumber::IPV6_DESTINATION_OPTIONS => {
             let header = Ipv6RawExtHeaderSlice::from_slice(bytes).ok()?;
             Some(Next::Extension(header.next_header(), header.slice().len()))
@@ -134,6 +138,8 @@ fn ports(header: &[u8], protocol: u8) -> Option<[u16; 2]> {
             |_| [[header[0], header[1]], [header[2], header[3]]].map(u16::from_be_bytes),
             |tcp| [tcp.source_port(), tcp.destination_port()],
         )),
+        // With the header of its first chunk.
+        IpNumber::SCTP if header.len() >= 16 => Some([[header[0], header[1]], [header[2], header[3]]].map(u16::from_be_bytes)),
         _ => None,
     }
 }
@@ -146,10 +152,19 @@ impl Wire {
         self.protocol == IpNumber::UDP.0
     }
 
+    /// Whether this is SCTP, whose checksum is a CRC over the packet alone.
+    pub fn is_sctp(&self) -> bool {
+        self.protocol == IpNumber::SCTP.0
+    }
+
     /// Where the transport checksum is.
     pub fn checksum(&self) -> Range<usize> {
-        let at = self.l4 + if self.is_udp() { 6 } else { 16 };
-        at..at + 2
+        let (at, len) = match IpNumber(self.protocol) {
+            IpNumber::UDP => (6, 2),
+            IpNumber::SCTP => (8, 4),
+            _ => (16, 2),
+        };
+        self.l4 + at..self.l4 + at + len
     }
 
     /// Where the ports are.
@@ -159,7 +174,11 @@ impl Wire {
 
     /// The length of a transport header without options.
     pub fn l4_header(&self) -> usize {
-        if self.is_udp() { 8 } else { 20 }
+        match IpNumber(self.protocol) {
+            IpNumber::UDP => 8,
+            IpNumber::SCTP => 12,
+            _ => 20,
+        }
     }
 
     /// The same packet without what is before its network header.

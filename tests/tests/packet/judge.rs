@@ -191,7 +191,8 @@ fn read(frame: &[u8], l3: usize) -> Option<Wire> {
         [0x86, 0xdd] => false,
         _ => return None,
     };
-    wire::read(frame, l3).filter(|wire| wire.src.is_ipv4() == is_v4)
+    // What the tracer says of SCTP is not asked here.
+    wire::read(frame, l3).filter(|wire| wire.src.is_ipv4() == is_v4 && !wire.is_sctp())
 }
 
 /// A packet in words.
