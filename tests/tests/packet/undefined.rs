@@ -76,6 +76,26 @@ fn addresses_that_no_service_has_are_dropped() {
     }
 }
 
+/// Servers before 1.33 and manifests do not say which networks Services have their addresses from.
+#[test]
+fn other_ports_of_a_cluster_ip_are_refused_also_where_no_network_is_known() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    setup.serve(1, &[10]);
+    for family in Family::ALL {
+        let client = pod_at(family, 3, 40_000);
+        let undefined = SocketAddr::new(service_at(family, 1).ip(), PORT + 1);
+        let ran = setup.node.run(POD_INGRESS, &openings(client, undefined)[0].build()).unwrap();
+        assert_eq!(ran.verdict, Verdict::Redirect);
+        setup.assert_counted(&[Reason::RejectReset]);
+        let frame = openings(client, addr::cluster_ips(99).at(family, PORT))[0].build();
+        assert_eq!(setup.node.run(POD_INGRESS, &frame).unwrap(), Ran { verdict: Verdict::Next, frame });
+        setup.assert_counted(&[Reason::NoService]);
+    }
+}
+
 #[test]
 fn everything_else_passes_untouched() {
     if gate::skip(NEEDS) {

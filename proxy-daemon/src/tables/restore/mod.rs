@@ -41,7 +41,7 @@ impl Tables {
         for (addr, undefined) in &snapshot.cluster_ips {
             tables.cluster_ips.find(*addr, *undefined);
         }
-        tables.networks = ServiceNetworks { v4: snapshot.networks4, v6: snapshot.networks6 };
+        tables.networks = ServiceNetworks::find(snapshot.networks4, snapshot.networks6);
         let living = Backends::new(&found).adopt(&mut tables.services, &mut tables.pools);
         tables.restore_ids(now);
         tables.restore_rows(&found, now);

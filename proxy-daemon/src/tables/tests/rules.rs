@@ -276,7 +276,7 @@ fn at_cluster_ip(frontend: &str, undefined: Undefined) -> ServicePlan {
 fn what_a_cluster_ip_does_not_serve_is_refused_as_long_as_it_serves_anything() {
     let mut pair = Pair::new(ROOMY);
     let (one, two) = (at_cluster_ip(A, Undefined::REFUSE), at_cluster_ip("10.96.0.1:443", Undefined::REFUSE));
-    assert_eq!(kinds(&pair.set("one", Some(&one)).unwrap()), ["name", "begin", "fill", "row", "insert", "refuse"]);
+    assert_eq!(kinds(&pair.set("one", Some(&one)).unwrap()), ["name", "begin", "fill", "row", "insert", "refuse", "networks"]);
     assert_eq!(kinds(&pair.set("two", Some(&two)).unwrap()), ["name", "begin", "fill", "row", "insert"]);
     assert_eq!(kinds(&pair.set("one", None).unwrap()), ["remove", "end", "unname"]);
     assert_eq!(kinds(&pair.set("two", None).unwrap()), ["forget", "remove", "end", "unname"]);
