@@ -124,8 +124,7 @@ impl<'a> Tracer<'a> {
             Direction::Egress => None,
         };
         let Some(frontend) = frontend else {
-            // Where no networks of Services are known, as here, ports that a ClusterIP does not have are not looked at.
-            return Outcome::Pass(Reason::NoService);
+            return if self.is_undefined(hook, dst.ip()) { transport.refuse() } else { Outcome::Pass(Reason::NoService) };
         };
         // Clients inside the cluster are those behind workload devices; everybody else comes in by an uplink.
         let backends = match hook.role {

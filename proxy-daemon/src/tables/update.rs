@@ -44,7 +44,7 @@ impl Tables {
         self.insert_frontends(&mut service, plan, |frontend| !frontend.has_source_ranges, now, &mut changes);
         self.renew_frontends(&mut service, plan, now, &mut changes);
         self.cluster_ips.claim(service.id, &said, &plan.cluster_ips, &mut changes);
-        changes.extend(plan.cluster_ips.keys().flat_map(|addr| self.networks.cover(*addr)));
+        changes.extend(plan.cluster_ips.keys().filter_map(|addr| self.networks.cover(*addr)));
         self.sources.remove(service.id, &shut_out, &mut changes);
         self.insert_frontends(&mut service, plan, |frontend| frontend.has_source_ranges, now, &mut changes);
         self.end_lives(ended, now, &mut changes);

@@ -88,7 +88,6 @@ impl Rows {
     fn reach_no_service(&mut self, family: Family, protocol: Protocol) {
         let client = pod().at(family, CLIENT_PORT);
         let destinations = [
-            ("another port of a ClusterIP", addr::cluster_ips(WEB).at(family, PORT + 1)),
             ("a ClusterIP that is none", addr::cluster_ips(99).at(family, PORT)),
             ("a pod", here().at(family, TARGET)),
             ("a node port of another node", addr::node(2).at(family, node_port(WEB))),
@@ -97,6 +96,9 @@ impl Rows {
         for (what, dst) in destinations {
             self.add(format!("a pod dials {what}, {family} {protocol}"), POD_INGRESS, &opening(protocol, client, dst), no_service());
         }
+        let dst = addr::cluster_ips(WEB).at(family, PORT + 1);
+        let name = format!("a pod dials another port of a ClusterIP, {family} {protocol}");
+        self.add(name, POD_INGRESS, &opening(protocol, client, dst), refused(protocol));
     }
 
     /// What has no flow and is no beginning goes to a backend all the same: its entry may have been evicted, or another node may have had
