@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use proxy_common::{Address as _, Family, Flow, FlowKey, FlowState, Port, Protocol, Side, SnatSource};
@@ -34,7 +34,7 @@ pub struct Taken<F: Family> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy {
     /// The node's address that stands in for clients.
-    pub source: std::net::IpAddr,
+    pub source: IpAddr,
     /// The backend.
     pub backend: SocketAddr,
     /// Its protocol.

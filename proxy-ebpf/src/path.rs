@@ -60,7 +60,12 @@ pub fn translate_left<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
 /// Finds out where a packet of no known flow goes: it ends here, or a flow is to begin.
 #[inline(always)]
 pub fn choose<F: Ip, C: PacketCtx>(ctx: &C, scope: Scope) -> End {
-    match parse_first::<F, C>(ctx).and_then(|packet| frontend::choose(&packet, scope)) {
+    chosen(parse_first::<F, C>(ctx), scope)
+}
+
+#[inline(always)]
+fn chosen<F: Ip>(packet: Step<Packet<F>>, scope: Scope) -> End {
+    match packet.and_then(|packet| frontend::choose(&packet, scope)) {
         Ok(choice) => flow::leave_to_begin(&choice),
         Err(end) => end,
     }
@@ -98,6 +103,12 @@ pub fn early<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
     }
     let way = flow::find(&packet, Side::Ingress).ok_or(End::UNKNOWN)?;
     go_early(ctx, &packet, &way)
+}
+
+/// Finds out where such a frame of no known flow goes.
+#[inline(always)]
+pub fn choose_early<F: Ip, C: PacketCtx>(ctx: &C) -> End {
+    chosen(parse::<F, C>(ctx), Scope::External)
 }
 
 /// Begins a flow of such frames.

@@ -148,7 +148,7 @@ mod tests {
             assert_eq!((dropped.reason(), dropped.is_drop(), dropped.news(), dropped.is_final()), (Some(index), true, None, true));
         }
         for news in [News::Refused, News::TimeExceeded, News::TooBig(0), News::TooBig(1280), News::TooBig(u16::MAX)] {
-            let end = End::new(Err(End::tell(news)));
+            let end = End::tell(news);
             assert_eq!((end.news(), end.reason(), end.is_drop(), end.is_final()), (Some(news), None, false, false));
         }
         let goes_on = [End::ASIDE, End::RARE, End::RELATED, End::UNKNOWN, End::CHOSEN, End::STAND_IN, End::TRANSLATE, End::SEND_ON];

@@ -89,6 +89,11 @@ pub fn load_balancer_ips(n: u8) -> Addrs {
     Addrs::new(&format!("203.0.113.{n}"), &format!("2001:db8:1b::{n}"))
 }
 
+/// The NodePort of the test's Service number `n`.
+pub fn node_port(n: u8) -> u16 {
+    30_000 + u16::from(n)
+}
+
 pub(crate) fn router() -> Addrs {
     Addrs::new("172.30.0.1", "fd30::1")
 }

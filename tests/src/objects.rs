@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use crate::{
-    addr::{Addrs, Family},
+    addr::{self, Addrs, Family},
     host::Host,
     pod::Pod,
 };
@@ -57,6 +57,20 @@ impl Service {
             ports: Vec::new(),
             spec: Vec::new(),
         }
+    }
+
+    /// The test's Service number `n`, which only has `ClusterIP`s: `port` for TCP and for UDP leads to the endpoints' `target`.
+    pub fn plain(name: &str, n: u8, port: u16, target: u16) -> Self {
+        Self::named(name).cluster_ips(addr::cluster_ips(n)).port(port, target)
+    }
+
+    /// The same with all kinds of frontends.
+    pub fn open(name: &str, n: u8, port: u16, target: u16) -> Self {
+        Self::named(name)
+            .cluster_ips(addr::cluster_ips(n))
+            .external_ips(addr::external_ips(n))
+            .load_balancer_ips(addr::load_balancer_ips(n))
+            .node_port(port, target, addr::node_port(n))
     }
 
     pub fn name(&self) -> &str {

@@ -82,22 +82,12 @@ mod tests {
         drop((daemons, pods, nodes));
     }
 
-    /// A Service that only has `ClusterIP`s.
     fn plain(name: &str, n: u8) -> Service {
-        Service::named(name).cluster_ips(addr::cluster_ips(n)).port(PORT, TARGET)
+        Service::plain(name, n, PORT, TARGET)
     }
 
-    /// A Service with all kinds of frontends; its NodePort is 30000 + `n`.
     fn open(name: &str, n: u8) -> Service {
-        Service::named(name)
-            .cluster_ips(addr::cluster_ips(n))
-            .external_ips(addr::external_ips(n))
-            .load_balancer_ips(addr::load_balancer_ips(n))
-            .node_port(PORT, TARGET, node_port(n))
-    }
-
-    fn node_port(n: u8) -> u16 {
-        30_000 + u16::from(n)
+        Service::open(name, n, PORT, TARGET)
     }
 
     const LOCAL: u8 = 1;
@@ -200,7 +190,7 @@ mod tests {
         /// What a Service can be dialled at besides its ClusterIP, all of it on n1.
         fn frontends(&self, n: u8) -> [(&'static str, (Addrs, u16)); 3] {
             [
-                ("NodePort", (self.n1().addrs(), node_port(n))),
+                ("NodePort", (self.n1().addrs(), addr::node_port(n))),
                 ("external IP", (addr::external_ips(n), PORT)),
                 ("LB IP", (addr::load_balancer_ips(n), PORT)),
             ]

@@ -176,11 +176,7 @@ mod tests {
     /// Makes a Service what a setting says: one without a selector, and its slices.
     fn publish(control: &ControlPlane, n: usize, setting: &Setting) -> Result<()> {
         let (name, n) = (format!("service-{n}"), number(n));
-        let mut service = Service::named(&name)
-            .cluster_ips(addr::cluster_ips(n))
-            .external_ips(addr::external_ips(n))
-            .load_balancer_ips(addr::load_balancer_ips(n))
-            .node_port(PORT, TARGET, node_port(n));
+        let mut service = Service::open(&name, n, PORT, TARGET);
         for (field, value) in &setting.fields {
             service = service.with(field, value.clone());
         }
@@ -230,10 +226,6 @@ mod tests {
         settings
     }
 
-    fn node_port(n: u8) -> u16 {
-        30_000 + u16::from(n)
-    }
-
     /// Each Service at each kind of address, by each protocol, from a pod and from outside; and what no Service has.
     fn questions(settings: &[&Setting], side: &Side) -> Vec<Question> {
         let mut questions = Vec::new();
@@ -252,7 +244,7 @@ mod tests {
             let (name, n, is_sticky) = (&setting.name, number(n), setting.is_sticky());
             // Nobody outside has a route to it.
             ask(&format!("{name}: ClusterIP"), pod, addr::cluster_ips(n), PORT, is_sticky);
-            ask(&format!("{name}: NodePort"), anywhere, side.node.addrs(), node_port(n), is_sticky);
+            ask(&format!("{name}: NodePort"), anywhere, side.node.addrs(), addr::node_port(n), is_sticky);
             ask(&format!("{name}: external IP"), anywhere, addr::external_ips(n), PORT, is_sticky);
             ask(&format!("{name}: LB IP"), anywhere, addr::load_balancer_ips(n), PORT, is_sticky);
         }

@@ -27,7 +27,7 @@ mod tests {
     /// A client of TCP repeats its SYN after a second: what is refused before was refused at the first.
     const AT_ONCE: Duration = Duration::from_millis(900);
     /// Of the services with affinity.
-    const AFFINITY_SECS: u64 = 3;
+    const AFFINITY_SECS: u64 = 6;
     /// One backend of three is found so often in a row by one in 10^9 clients without affinity.
     const ATTEMPTS: usize = 20;
 
@@ -120,7 +120,7 @@ mod tests {
             });
         }
         for (n, expected) in node_ports {
-            both(&mut cases, &format!("a client outside dials {n} with {args:?}"), scene.n1().addrs(), node_port(n), |to| {
+            both(&mut cases, &format!("a client outside dials {n} with {args:?}"), scene.n1().addrs(), addr::node_port(n), |to| {
                 sees(scene.client(), to, expected).with_context(|| format!("{expected:?} expected"))
             });
         }
@@ -140,21 +140,12 @@ mod tests {
         Ok(())
     }
 
-    /// A Service with all kinds of frontends; its NodePort is 30000 + `n`.
-    fn open(name: &str, n: u8) -> Service {
-        Service::named(name)
-            .cluster_ips(addr::cluster_ips(n))
-            .external_ips(addr::external_ips(n))
-            .load_balancer_ips(addr::load_balancer_ips(n))
-            .node_port(PORT, TARGET, node_port(n))
-    }
-
     fn plain(name: &str, n: u8) -> Service {
-        Service::named(name).cluster_ips(addr::cluster_ips(n)).port(PORT, TARGET)
+        Service::plain(name, n, PORT, TARGET)
     }
 
-    fn node_port(n: u8) -> u16 {
-        30_000 + u16::from(n)
+    fn open(name: &str, n: u8) -> Service {
+        Service::open(name, n, PORT, TARGET)
     }
 
     fn both(cases: &mut Cases, name: &str, addrs: Addrs, port: u16, case: impl Fn(SocketAddr) -> Result<()>) {
@@ -221,7 +212,7 @@ mod tests {
         fn affinity(&self, cases: &mut Cases, daemon: &mut Daemon) {
             both(cases, "a client stays with its backend", addr::cluster_ips(STICKY), PORT, |to| {
                 let first = self.a.connect(to)?.server;
-                let node_port = SocketAddr::new(self.n1().addrs().of(family(to)), node_port(STICKY));
+                let node_port = SocketAddr::new(self.n1().addrs().of(family(to)), addr::node_port(STICKY));
                 for _ in 0..ATTEMPTS {
                     self.a.connect(to)?.expect_server(&first)?;
                     self.a.connect(node_port)?.expect_server(&first)?;
@@ -233,19 +224,20 @@ mod tests {
                 }
                 Ok(())
             });
-            let to = Family::ALL.map(|family| self.n1().addrs().at(family, node_port(STICKY)));
+            let to = Family::ALL.map(|family| self.n1().addrs().at(family, addr::node_port(STICKY)));
+            let start = Instant::now();
             let before = to.map(|to| self.client().connect(to).unwrap().server);
-            let restarted = Instant::now();
             cases.run("the daemon restarts", || daemon.restart());
-            let took = restarted.elapsed();
-            for (to, before) in to.into_iter().zip(before) {
+            for (to, before) in to.into_iter().zip(&before) {
                 cases.run(format!("a client outside stays at {to} while the daemon restarts"), || {
+                    let server = self.client().connect(to)?.server;
                     // A slow machine makes it a long time.
-                    if took >= Duration::from_secs(AFFINITY_SECS) {
-                        return Ok(());
-                    }
-                    self.client().connect(to)?.expect_server(&before)
+                    let was_away = start.elapsed() >= Duration::from_secs(AFFINITY_SECS);
+                    ensure!(server == *before || was_away, "answered by {server} instead of {before}");
+                    Ok(())
                 });
+            }
+            for (to, before) in to.into_iter().zip(before) {
                 cases.run(format!("a client that was away from {to} for too long may go elsewhere"), || {
                     wait::until("another backend", LIMIT, || {
                         thread::sleep(Duration::from_secs(AFFINITY_SECS) + Duration::from_millis(100));
@@ -265,24 +257,24 @@ mod tests {
             both(cases, "a pod out of them", addrs(OPEN_RANGES), PORT, |to| silent(a, to));
             // They are for the load balancer's addresses only.
             both(cases, "a client out of them, external IP", addr::external_ips(CLOSED_RANGES), PORT, |to| served(client, to, "b"));
-            both(cases, "a client out of them, NodePort", self.n1().addrs(), node_port(CLOSED_RANGES), |to| served(client, to, "b"));
+            both(cases, "a client out of them, NodePort", self.n1().addrs(), addr::node_port(CLOSED_RANGES), |to| served(client, to, "b"));
             both(cases, "a pod out of them, ClusterIP", addr::cluster_ips(CLOSED_RANGES), PORT, |to| served(a, to, "b"));
         }
 
         fn policies(&self, cases: &mut Cases) {
             let (client, a) = (self.client(), &self.a);
             let [n1, n2] = [self.n1(), self.n2()].map(Host::addrs);
-            both(cases, "externalTrafficPolicy Local, backends here and elsewhere", n1, node_port(LOCAL_HERE), |to| {
+            both(cases, "externalTrafficPolicy Local, backends here and elsewhere", n1, addr::node_port(LOCAL_HERE), |to| {
                 (0..ATTEMPTS).try_for_each(|_| served(client, to, "b"))?;
                 sees(client, to, Seen::Client)
             });
-            both(cases, "externalTrafficPolicy Local, backend elsewhere", n1, node_port(LOCAL_ELSEWHERE), |to| silent(client, to));
-            both(cases, "externalTrafficPolicy Local, the backend's node", n2, node_port(LOCAL_ELSEWHERE), |to| {
+            both(cases, "externalTrafficPolicy Local, backend elsewhere", n1, addr::node_port(LOCAL_ELSEWHERE), |to| silent(client, to));
+            both(cases, "externalTrafficPolicy Local, the backend's node", n2, addr::node_port(LOCAL_ELSEWHERE), |to| {
                 served(client, to, "c")?;
                 sees(client, to, Seen::Client)
             });
             // What is dialled from inside the cluster is served by all backends.
-            both(cases, "externalTrafficPolicy Local, from a pod", n1, node_port(LOCAL_ELSEWHERE), |to| served(a, to, "c"));
+            both(cases, "externalTrafficPolicy Local, from a pod", n1, addr::node_port(LOCAL_ELSEWHERE), |to| served(a, to, "c"));
             both(cases, "internalTrafficPolicy Local", addr::cluster_ips(INTERNAL_LOCAL), PORT, |to| {
                 (0..ATTEMPTS).try_for_each(|_| served(a, to, "b"))
             });

@@ -30,10 +30,6 @@ mod tests {
         bed: Testbed,
     }
 
-    fn node_port(n: u8) -> u16 {
-        30_000 + u16::from(n)
-    }
-
     /// The pods a and b are on n1, c on n2; b and c serve.
     fn scene(cni: Cni) -> Scene {
         let bed = Testbed::builder().style(cni).build().unwrap();
@@ -41,7 +37,7 @@ mod tests {
         let c = bed.node(1).pod("c").unwrap();
         let servers = [&b, &c].map(|pod| EchoServer::start(pod, TARGET).unwrap());
         for (name, n, pod) in [("local", LOCAL, &b), ("remote", REMOTE, &c)] {
-            let service = Service::named(name).cluster_ips(addr::cluster_ips(n)).node_port(PORT, TARGET, node_port(n));
+            let service = Service::named(name).cluster_ips(addr::cluster_ips(n)).node_port(PORT, TARGET, addr::node_port(n));
             bed.manifests().write(name, &service.with_endpoints(&[Endpoint::pod(pod)])).unwrap();
         }
         let daemons = [0, 1].map(|node| Daemon::on(bed.node(node), &bed).start().unwrap());
@@ -53,7 +49,7 @@ mod tests {
         fn ways(&self, family: Family) -> Vec<(&dyn Host, SocketAddr, &'static str)> {
             let services = [(LOCAL, "b"), (REMOTE, "c")];
             let ways = services.into_iter().flat_map(|(n, server)| {
-                let node_port = self.bed.node(0).addrs().at(family, node_port(n));
+                let node_port = self.bed.node(0).addrs().at(family, addr::node_port(n));
                 let from_pod: &dyn Host = &self.a;
                 let from_outside: &dyn Host = self.bed.client();
                 [
@@ -124,7 +120,7 @@ mod tests {
         let mut cases = Cases::new();
         for family in Family::ALL {
             for n in [LOCAL, REMOTE] {
-                let to = scene.bed.node(0).addrs().at(family, node_port(n));
+                let to = scene.bed.node(0).addrs().at(family, addr::node_port(n));
                 cases.run(format!("4 MiB each way through {to}"), || {
                     let connection = scene.bed.client().connect(to)?;
                     Ok(exchange(&connection, 4 << 20)?)

@@ -96,7 +96,7 @@ mod tests {
         fn new(bed: &'a Testbed) -> Self {
             let pod = bed.node(0).pod("b").unwrap();
             let server = EchoServer::start(&pod, TARGET).unwrap();
-            let service = |name, n| Service::named(name).cluster_ips(addr::cluster_ips(n)).node_port(PORT, TARGET, 30_000 + u16::from(n));
+            let service = |name, n| Service::named(name).cluster_ips(addr::cluster_ips(n)).node_port(PORT, TARGET, addr::node_port(n));
             bed.manifests().write("web", &service("web", 1).with_endpoints(&[Endpoint::pod(&pod)])).unwrap();
             bed.manifests().write("empty", &service("empty", 2).with_endpoints(&[])).unwrap();
             Self { bed, _pod: pod, _server: server }

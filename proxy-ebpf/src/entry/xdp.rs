@@ -12,7 +12,6 @@ use proxy_common::{V4, V6, reason::Reason};
 use proxy_ebpf::{
     counters::count,
     ctx::XdpCtx,
-    frontend::Scope,
     ip::Ip,
     path,
     verdict::{End, Step, Verdict},
@@ -59,7 +58,7 @@ fn walk<F: Ip>(xdp: *mut xdp_md) -> u32 {
 
 #[inline(never)]
 fn choose<F: Ip>(xdp: *mut xdp_md) -> u32 {
-    with_frame(xdp, |ctx| Err(path::choose::<F, _>(ctx, Scope::External)))
+    with_frame(xdp, |ctx| Err(path::choose_early::<F, _>(ctx)))
 }
 
 #[inline(never)]

@@ -53,7 +53,7 @@ const PORT: u16 = 80;
 const TARGET: u16 = 8080;
 /// The node port of the Service with that number.
 fn node_port(service: u8) -> u16 {
-    30_000 + u16::from(service)
+    addr::node_port(service)
 }
 
 // The Services of the cluster. The number is in their addresses and node ports.
@@ -119,11 +119,7 @@ pub fn cluster() -> Cluster {
 
 /// A Service with every kind of frontend.
 pub fn service(number: u8) -> Service {
-    Service::named(&format!("s{number}"))
-        .cluster_ips(addr::cluster_ips(number))
-        .external_ips(addr::external_ips(number))
-        .load_balancer_ips(addr::load_balancer_ips(number))
-        .node_port(PORT, TARGET, node_port(number))
+    Service::open(&format!("s{number}"), number, PORT, TARGET)
 }
 
 /// Where a Service is dialled, with a word for it.

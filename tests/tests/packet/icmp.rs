@@ -46,6 +46,14 @@ fn run(node: &mut TestNode, hook: Hook, error: &Packet) -> Packet {
     Packet::decode(&frame).unwrap()
 }
 
+/// An error goes on as another one, but for the Ethernet header, and is counted.
+#[track_caller]
+fn assert_becomes(setup: &mut Setup, hook: Hook, told: &Packet, expected: Packet) {
+    let heard = run(&mut setup.node, hook, told);
+    assert_eq!(heard, Packet { eth_src: heard.eth_src, eth_dst: heard.eth_dst, ..expected });
+    setup.assert_counted(&[Reason::IcmpError]);
+}
+
 /// How many bytes of the transport header are quoted: too few for TCP's checksum, with it, and more than there are.
 const QUOTED: [usize; 3] = [8, 20, 200];
 
@@ -65,11 +73,8 @@ fn a_client_hears_of_its_own_packets() {
             for (kind, bytes) in kinds(family).into_iter().flat_map(|kind| QUOTED.map(|bytes| (kind, bytes))) {
                 // A router on the way stays what it is; the backend is the service.
                 for (from, seen) in [(pod_at(family, ROUTER, 0), pod_at(family, ROUTER, 0)), (backend, service)] {
-                    let heard = run(&mut setup.node, POD_EGRESS, &error(from, &there, kind, bytes));
-                    let mut expected = error(seen, &quoted, kind, bytes);
-                    (expected.eth_src, expected.eth_dst) = (heard.eth_src, heard.eth_dst);
-                    assert_eq!(heard, expected);
-                    setup.assert_counted(&[Reason::IcmpError]);
+                    let [told, expected] = [error(from, &there, kind, bytes), error(seen, &quoted, kind, bytes)];
+                    assert_becomes(&mut setup, POD_EGRESS, &told, expected);
                 }
             }
         }
@@ -89,11 +94,8 @@ fn a_backend_hears_of_its_answers() {
         let backend = setup.backend(&datagram(client, service));
         setup.ignore_counted();
         for (kind, bytes) in kinds(family).into_iter().flat_map(|kind| QUOTED.map(|bytes| (kind, bytes))) {
-            let heard = run(&mut setup.node, POD_INGRESS, &error(client, &datagram(service, client), kind, bytes));
-            let mut expected = error(client, &datagram(backend, client), kind, bytes);
-            (expected.eth_src, expected.eth_dst) = (heard.eth_src, heard.eth_dst);
-            assert_eq!(heard, expected);
-            setup.assert_counted(&[Reason::IcmpError]);
+            let [told, expected] = [service, backend].map(|from| error(client, &datagram(from, client), kind, bytes));
+            assert_becomes(&mut setup, POD_INGRESS, &told, expected);
         }
         setup.node.forget_flows().unwrap();
     }
