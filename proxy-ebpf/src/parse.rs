@@ -56,6 +56,7 @@ impl TcpFlags {
 }
 
 /// Types of SCTP's chunks.
+const DATA: u8 = 0;
 const INIT: u8 = 1;
 const INIT_ACK: u8 = 2;
 const ABORT: u8 = 6;
@@ -129,16 +130,13 @@ struct UdpHeader {
     checksum: u16,
 }
 
-/// An SCTP header and that of the first chunk, which every packet has.
+/// An SCTP header.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct SctpHeader {
     ports: [Port; 2],
     verification_tag: u32,
     checksum: u32,
-    chunk: u8,
-    chunk_flags: u8,
-    chunk_length: u16,
 }
 
 /// Reads the headers of a common packet of one family: TCP or UDP, whole, and without options in the network header. Others go aside.
@@ -173,7 +171,9 @@ pub fn parse_l4<F: Ip, C: PacketCtx>(ctx: &C, l3: &L3<F>) -> Step<Packet<F>> {
         Protocol::Udp => (ctx.read::<UdpHeader>(l3.l4)?.ports, TcpFlags::new(0)),
         Protocol::Sctp => {
             let header = ctx.read::<SctpHeader>(l3.l4)?;
-            (header.ports, TcpFlags::of_chunk(header.chunk))
+            // The first chunk is out of reach in an aggregate, which is data.
+            let chunk = ctx.read::<u8>(l3.l4 + size_of::<SctpHeader>()).unwrap_or(DATA);
+            (header.ports, TcpFlags::of_chunk(chunk))
         }
     };
     let tuple = Tuple { src: l3.src, dst: l3.dst, src_port, dst_port };
@@ -368,7 +368,9 @@ mod tests {
         assert_eq!(with(INIT_ACK), (false, true, false, false, false));
         assert_eq!(with(ABORT), (false, false, false, true, false));
         assert_eq!(with(SHUTDOWN_COMPLETE), (false, false, true, false, false));
-        assert_eq!(with(0), (false, false, false, false, false));
+        assert_eq!(with(DATA), (false, false, false, false, false));
+        let out_of_reach = ends4().raw(132, &[0x9c, 0x40, 0, 80, 0, 0, 0, 7, 0, 0, 0, 0]);
+        assert_eq!(parsed_first::<V4>(&out_of_reach).unwrap().flags, TcpFlags::of_chunk(DATA));
     }
 
     #[test]
@@ -407,7 +409,7 @@ mod tests {
         }
         match any {
             Ok(packet) => {
-                let header = if packet.protocol == Protocol::Udp { 8 } else { 16 };
+                let header = if packet.protocol == Protocol::Udp { 8 } else { 12 };
                 assert!(packet.l4 + header <= frame.len());
                 let ports = &frame[packet.l4..packet.l4 + 4];
                 let [src, dst] = [packet.tuple.src_port.to_wire(), packet.tuple.dst_port.to_wire()];

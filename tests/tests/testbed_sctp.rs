@@ -10,7 +10,7 @@ mod tests {
         time::Duration,
     };
 
-    use anyhow::{Result, ensure};
+    use anyhow::{Context as _, Result, ensure};
     use nix::sys::socket::{self, Backlog, SockaddrStorage, setsockopt, sockopt};
     use shunt_tests::{
         Addrs, Cases, Cni, Daemon, Family, Host, Testbed, addr, gate,
@@ -26,8 +26,9 @@ mod tests {
     const HERE: u8 = 1;
     const ELSEWHERE: u8 = 2;
     const ITSELF: u8 = 3;
-    /// More than goes into one packet.
     const LARGE: usize = 100_000;
+    /// A few packets. One of all that is sent would take more than the receiver has room for, which breaks the association off.
+    const MESSAGE: usize = 5000;
 
     #[test]
     fn associations_go_through_services() {
@@ -45,34 +46,38 @@ mod tests {
             let service = service.sctp(PORT, TARGET);
             bed.manifests().write(service.name(), &service.with_endpoints(&[Endpoint::pod(pod)])).unwrap();
         }
-        let daemons = [0, 1].map(|node| Daemon::on(bed.node(node), &bed).start().unwrap());
         let mut cases = Cases::new();
-        let to = addr::cluster_ips;
+        check(&mut cases, "without Shunt", &a, (b.addrs(), TARGET), ("b", true));
+        let daemons = [0, 1].map(|node| Daemon::on(bed.node(node), &bed).start().unwrap());
+        check(&mut cases, "without a Service", &a, (b.addrs(), TARGET), ("b", true));
+        let to = |n| (addr::cluster_ips(n), PORT);
         check(&mut cases, "backend on the node", &a, to(HERE), ("b", true));
         check(&mut cases, "backend on another node", &a, to(ELSEWHERE), ("c", true));
         check(&mut cases, "itself", &a, to(ITSELF), ("a", false));
-        let to = addr::external_ips;
+        let to = |n| (addr::external_ips(n), PORT);
         check(&mut cases, "from outside, backend on the node", bed.client(), to(HERE), ("b", true));
         check(&mut cases, "from outside, backend on another node", bed.client(), to(ELSEWHERE), ("c", false));
         cases.finish();
         drop(daemons);
     }
 
-    /// The server answers, echoes what takes many packets, and sees the client, or the node in its place.
-    fn check(cases: &mut Cases, name: &str, from: &impl Host, to: Addrs, (server, as_client): (&str, bool)) {
+    /// The server answers, echoes messages of several packets, and sees the client, or the node in its place.
+    fn check(cases: &mut Cases, name: &str, from: &impl Host, (to, port): (Addrs, u16), (server, as_client): (&str, bool)) {
         for family in Family::ALL {
             cases.run(format!("{name}, {family}"), || {
-                let mut association = from.netns().run(|| open(to.at(family, PORT)))?;
-                let greeting = line(&mut association)?;
+                let mut association = from.netns().run(|| open(to.at(family, port))).context("opening")?;
+                let greeting = line(&mut association).context("waiting for the greeting")?;
                 let (name, seen) = greeting.split_once(' ').unwrap_or_default();
                 ensure!(name == server, "greeted with {greeting:?}");
                 let seen: SocketAddr = seen.parse()?;
                 ensure!(from.addrs().contains(seen.ip()) == as_client, "the server sees {seen}");
                 let sent: Vec<u8> = (0..LARGE).map(|n| n.to_le_bytes()[0]).collect();
-                association.write_all(&sent)?;
-                let mut echoed = vec![0; LARGE];
-                association.read_exact(&mut echoed)?;
-                ensure!(echoed == sent, "what was echoed is something else");
+                for message in sent.chunks(MESSAGE) {
+                    association.write_all(message).context("sending")?;
+                    let mut echoed = vec![0; message.len()];
+                    association.read_exact(&mut echoed).context("waiting for the echo")?;
+                    ensure!(echoed == message, "what was echoed is something else");
+                }
                 Ok(())
             });
         }
@@ -92,7 +97,9 @@ mod tests {
             thread::spawn(move || {
                 for client in listener.incoming().flatten() {
                     // One that breaks off is none of the others' business.
-                    drop(echo(&name, client));
+                    if let Err(error) = echo(&name, client) {
+                        println!("{name}: {error}");
+                    }
                 }
             });
         }
@@ -102,7 +109,7 @@ mod tests {
     fn echo(name: &str, mut client: TcpStream) -> io::Result<()> {
         let greeting = format!("{name} {}\n", client.peer_addr()?);
         client.write_all(greeting.as_bytes())?;
-        let mut buffer = vec![0; LARGE];
+        let mut buffer = vec![0; MESSAGE];
         loop {
             match client.read(&mut buffer)? {
                 0 => return Ok(()),

@@ -77,7 +77,7 @@ fn check_reading<F: Ip>(packet: &Packet<F>, wire: &Wire, frame: &[u8]) -> Law<()
     let flags = match packet.protocol {
         Protocol::Tcp => frame[wire.l4 + 13],
         Protocol::Udp => 0,
-        Protocol::Sctp => flags_of_chunk(frame[wire.l4 + 12]),
+        Protocol::Sctp => flags_of_chunk(frame.get(wire.l4 + 12).copied().unwrap_or_default()),
     };
     let [fin, syn, rst, ack] = [1, 2, 4, 16].map(|bit| flags & bit != 0);
     let expected = (syn && !ack && !rst, syn && ack && !rst, fin, rst);

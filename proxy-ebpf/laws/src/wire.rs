@@ -138,8 +138,8 @@ fn ports(header: &[u8], protocol: u8) -> Option<[u16; 2]> {
             |_| [[header[0], header[1]], [header[2], header[3]]].map(u16::from_be_bytes),
             |tcp| [tcp.source_port(), tcp.destination_port()],
         )),
-        // With the header of its first chunk.
-        IpNumber::SCTP if header.len() >= 16 => Some([[header[0], header[1]], [header[2], header[3]]].map(u16::from_be_bytes)),
+        // Without a chunk, too: that of an aggregate is elsewhere.
+        IpNumber::SCTP if header.len() >= 12 => Some([[header[0], header[1]], [header[2], header[3]]].map(u16::from_be_bytes)),
         _ => None,
     }
 }

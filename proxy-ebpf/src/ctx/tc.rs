@@ -29,11 +29,15 @@ use crate::{
 /// How much of a packet is made directly reachable: the longest headers that are looked at, with room to spare.
 const HEADERS: u32 = 192;
 
+/// The size of an aggregate's segments that says that each is a buffer of its own (`GSO_BY_FRAGS`, linux/skbuff.h): SCTP's are.
+const BUFFER_EACH: u32 = 0xffff;
+
 /// The device has computed a sum over the packet (`CHECKSUM_COMPLETE`, linux/skbuff.h).
 const CHECKSUM_COMPLETE: u8 = 2;
 /// The sender has left the checksum to the device (`CHECKSUM_PARTIAL`).
 const CHECKSUM_PARTIAL: u8 = 3;
 
+const TCP_HEADER: usize = 20;
 /// Where a TCP header says how long it is.
 const TCP_DATA_OFFSET: usize = 12;
 const UDP_HEADER: usize = 8;
@@ -72,10 +76,31 @@ impl<const L2: bool> TcCtx<L2> {
     /// # Safety
     /// `skb` is the context that the kernel gave to the program.
     #[inline(always)]
-    pub unsafe fn new(skb: *mut __sk_buff) -> Step<Self> {
+    pub unsafe fn with_headers<F: Ip>(skb: *mut __sk_buff) -> Step<Self> {
+        Self { skb }.reaching(HEADERS)
+    }
+
+    /// Makes reachable what a common packet has of headers: its network header, and TCP's without options. They are so already, mostly, and there
+    /// is nothing to be moved.
+    ///
+    /// # Safety
+    /// `skb` is the context that the kernel gave to the program.
+    #[inline(always)]
+    pub unsafe fn with_common_headers<F: Ip>(skb: *mut __sk_buff) -> Step<Self> {
         let ctx = Self { skb };
-        let wanted = if ctx.len() < HEADERS { ctx.len() } else { HEADERS };
+        let headers = ctx.l3() + F::HEADER + TCP_HEADER;
+        ctx.reaching(headers as u32)
+    }
+
+    #[inline(always)]
+    fn reaching(self, headers: u32) -> Step<Self> {
+        let ctx = self;
+        let wanted = if ctx.len() < headers { ctx.len() } else { headers };
         if ctx.data() + wanted as usize > ctx.data_end() {
+            if ctx.segment_size() == BUFFER_EACH {
+                // The headers are all that the first buffer has; with more than that the kernel could not part the segments any more.
+                return Ok(ctx);
+            }
             // SAFETY: the context is the kernel's own. No pointer into the packet is held here.
             let error = unsafe { bpf_skb_pull_data(ctx.skb, wanted) };
             if error != 0 {
@@ -119,6 +144,13 @@ impl<const L2: bool> TcCtx<L2> {
     fn data_end(&self) -> usize {
         // SAFETY: as in `data`.
         unsafe { (*self.skb).data_end as usize }
+    }
+
+    /// How much payload each segment of an aggregate has; zero where the packet is none.
+    #[inline(always)]
+    fn segment_size(&self) -> u32 {
+        // SAFETY: as in `data`.
+        unsafe { (*self.skb).gso_size }
     }
 
     /// The state of the packet's checksum, where programs can read it.
@@ -318,11 +350,12 @@ impl<const L2: bool> PacketCtx for TcCtx<L2> {
     /// The kernel says of an aggregate how much payload each segment has.
     #[inline(always)]
     fn segment_len(&self, l4: usize, end: usize, protocol: Protocol) -> Step<u16> {
-        // SAFETY: as in `data`.
-        let payload = unsafe { (*self.skb).gso_size };
-        if payload == 0 {
-            return Ok(end.wrapping_sub(self.l3()) as u16);
-        }
+        let payload = match self.segment_size() {
+            0 => return Ok(end.wrapping_sub(self.l3()) as u16),
+            // SCTP knows what its way takes; nothing here says how large its segments are.
+            BUFFER_EACH => 0,
+            payload => payload,
+        };
         let header = match protocol {
             Protocol::Tcp => (self.read::<u8>(l4 + TCP_DATA_OFFSET)? >> 4) as usize * 4,
             Protocol::Udp => UDP_HEADER,

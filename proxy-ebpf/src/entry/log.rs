@@ -77,7 +77,7 @@ const NO_CONTEXT: () = ();
 #[inline(always)]
 fn read<F: Ip, const L2: bool>(skb: *mut __sk_buff) -> Step<()> {
     // SAFETY: the context that the kernel gave to the program.
-    let packet = unsafe { TcCtx::<L2>::new(skb) }.and_then(|ctx| parse_first::<F, _>(&ctx))?;
+    let packet = unsafe { TcCtx::<L2>::with_headers::<F>(skb) }.and_then(|ctx| parse_first::<F, _>(&ctx))?;
     scratch::<F>()?.key = FlowKey::new(packet.tuple, packet.protocol, Side::Ingress);
     Ok(())
 }

@@ -159,16 +159,17 @@ fn finished<F: Ip, H: Hook, const L2: bool>(skb: *mut __sk_buff, mut end: End) -
 ///
 /// It has a stack of its own, of which there are 512 bytes, and the kernel calls it global: the verifier looks at it once, and not for each way
 /// that leads there. It takes the context and numbers, and returns the number of an [`End`]: nothing else may cross such a border.
+/// What it needs of the packet's headers is made reachable before.
 macro_rules! stages {
-    ($($(#[$doc:meta])* $stage:ident($ctx:ident $(, $arg:ident: $number:ty)*) $work:block)+) => {
+    ($($(#[$doc:meta])* $stage:ident($ctx:ident: $headers:ident $(, $arg:ident: $number:ty)*) $work:block)+) => {
         $(
             $(#[$doc])*
             #[inline(always)]
             fn $stage<F: Ip, const L2: bool>(skb: *mut __sk_buff $(, $arg: $number)*) -> End {
-                global!($stage, v4, "_v4", V4, true, $ctx, ($($arg: $number),*), $work);
-                global!($stage, v6, "_v6", V6, true, $ctx, ($($arg: $number),*), $work);
-                global!($stage, v4_l3, "_v4_l3", V4, false, $ctx, ($($arg: $number),*), $work);
-                global!($stage, v6_l3, "_v6_l3", V6, false, $ctx, ($($arg: $number),*), $work);
+                global!($stage, v4, "_v4", V4, true, $ctx: $headers, ($($arg: $number),*), $work);
+                global!($stage, v6, "_v6", V6, true, $ctx: $headers, ($($arg: $number),*), $work);
+                global!($stage, v4_l3, "_v4_l3", V4, false, $ctx: $headers, ($($arg: $number),*), $work);
+                global!($stage, v6_l3, "_v6_l3", V6, false, $ctx: $headers, ($($arg: $number),*), $work);
                 End(match (F::IPV6, L2) {
                     (false, true) => v4(skb $(, $arg)*),
                     (true, true) => v6(skb $(, $arg)*),
@@ -181,68 +182,72 @@ macro_rules! stages {
 }
 
 macro_rules! global {
-    ($stage:ident, $name:ident, $suffix:literal, $family:ty, $l2:literal, $ctx:ident, ($($arg:ident: $number:ty),*), $work:block) => {
+    ($stage:ident, $name:ident, $suffix:literal, $family:ty, $l2:literal, $ctx:ident: $headers:ident, ($($arg:ident: $number:ty),*), $work:block) => {
         #[unsafe(export_name = concat!(stringify!($stage), $suffix))]
         #[inline(never)]
         extern "C" fn $name(skb: *mut __sk_buff $(, $arg: $number)*) -> u32 {
             type F = $family;
-            with_packet::<$l2>(skb, |$ctx| $work)
+            // SAFETY: the context that the kernel gave to the program.
+            let packet = unsafe { TcCtx::<$l2>::$headers::<F>(skb) };
+            ended(packet.and_then(|mut packet| {
+                let $ctx = &mut packet;
+                $work
+            }))
         }
     };
 }
 
 stages! {
     /// The way of packets of known flows that enter the node.
-    to_backend(ctx) { path::to_backend::<F, _>(ctx) }
+    to_backend(ctx: with_common_headers) { path::to_backend::<F, _>(ctx) }
 
     /// The same of those that leave it.
-    from_backend(ctx) { path::from_backend::<F, _>(ctx) }
+    from_backend(ctx: with_common_headers) { path::from_backend::<F, _>(ctx) }
 
     /// Tells what is not common apart where packets enter the node, and has later fragments follow the first.
-    aside_to_backend(ctx) { path::aside::<F, _>(ctx, Side::Ingress) }
+    aside_to_backend(ctx: with_headers) { path::aside::<F, _>(ctx, Side::Ingress) }
 
     /// The same where they leave it.
-    aside_from_backend(ctx) { path::aside::<F, _>(ctx, Side::Egress) }
+    aside_from_backend(ctx: with_headers) { path::aside::<F, _>(ctx, Side::Egress) }
 
     /// The way of rare packets with ports that enter the node.
-    rare_to_backend(ctx) { path::rare_to_backend::<F, _>(ctx) }
+    rare_to_backend(ctx: with_headers) { path::rare_to_backend::<F, _>(ctx) }
 
     /// The same of those that leave it.
-    rare_from_backend(ctx) { path::rare_from_backend::<F, _>(ctx) }
+    rare_from_backend(ctx: with_headers) { path::rare_from_backend::<F, _>(ctx) }
 
     /// The way of errors that enter the node, and of what is for nobody in a network of Services.
-    related_to_client(ctx) { path::related::<F, _>(ctx, Side::Ingress) }
+    related_to_client(ctx: with_headers) { path::related::<F, _>(ctx, Side::Ingress) }
 
     /// The way of errors that leave it.
-    related_to_backend(ctx) { path::related::<F, _>(ctx, Side::Egress) }
+    related_to_backend(ctx: with_headers) { path::related::<F, _>(ctx, Side::Egress) }
 
     /// Finds out where a packet of no known flow goes that a pod sends.
-    choose_from_inside(ctx) { Err(path::choose::<F, _>(ctx, Scope::Internal)) }
+    choose_from_inside(ctx: with_headers) { Err(path::choose::<F, _>(ctx, Scope::Internal)) }
 
     /// The same for one from outside the node.
-    choose_from_outside(ctx) { Err(path::choose::<F, _>(ctx, Scope::External)) }
+    choose_from_outside(ctx: with_headers) { Err(path::choose::<F, _>(ctx, Scope::External)) }
 
     /// Begins a flow.
-    begin(ctx) { Err(path::begin::<F, _>(ctx)) }
+    begin(ctx: with_headers) { Err(path::begin::<F, _>(ctx)) }
 
     /// Begins a flow whose client the node stands in for.
-    stand_in(ctx) { Err(path::stand_in::<F, _>(ctx)) }
+    stand_in(ctx: with_headers) { Err(path::stand_in::<F, _>(ctx)) }
 
     /// Gives a packet the tuple that one of the functions above has found.
-    translate(ctx) { path::translate_left::<F, _>(ctx) }
+    translate(ctx: with_headers) { path::translate_left::<F, _>(ctx) }
 
     /// Sends a packet of a flow under the node's address on.
-    send_on(ctx) { forward::send_on::<F, _>(ctx) }
+    send_on(ctx: with_headers) { forward::send_on::<F, _>(ctx) }
 
     /// Tells a packet's sender what has become of it.
-    tell(ctx, end: u32) { refuse::tell::<F, _>(ctx, End(end).news().unwrap_or(News::Refused)) }
+    tell(ctx: with_headers, end: u32) { refuse::tell::<F, _>(ctx, End(end).news().unwrap_or(News::Refused)) }
 }
 
-/// Makes a packet's headers reachable, and counts the reason for which it is passed or dropped.
+/// Counts the reason for which a packet is passed or dropped, and gives the number of its end.
 #[inline(always)]
-fn with_packet<const L2: bool>(skb: *mut __sk_buff, work: impl FnOnce(&mut TcCtx<L2>) -> Step<Verdict>) -> u32 {
-    // SAFETY: the context that the kernel gave to the program.
-    let end = End::new(unsafe { TcCtx::<L2>::new(skb) }.and_then(|mut ctx| work(&mut ctx)));
+fn ended(step: Step<Verdict>) -> u32 {
+    let end = End::new(step);
     if let Some(reason) = end.reason() {
         count_index(reason);
     }
