@@ -9,7 +9,7 @@ mod tests {
     use shunt_tests::{
         Cases, Cni, Daemon, Family, Host as _, Pod, Testbed, addr, gate,
         objects::{Endpoint, Service},
-        traffic::{EchoServer, Load, Pinger},
+        traffic::{EchoServer, Flood, Load, Pinger},
         wait,
     };
 
@@ -45,6 +45,36 @@ mod tests {
             pinger.finish().check()
         });
         cases.finish();
+    }
+
+    /// SYNs that nobody goes on with come to a node port, and most begin no flow; whoever is connected there does not notice, and once they
+    /// have ended, neither does who connects.
+    #[test]
+    fn a_flood_of_syns_leaves_connections_alone() {
+        if gate::skip(gate::DAEMON) {
+            return;
+        }
+        let bed = Testbed::builder().style(Cni::Routed).nodes(1).build().unwrap();
+        let server = bed.node(0).pod("server").unwrap();
+        let _server = EchoServer::start(&server, TARGET).unwrap();
+        let service = Service::open("flooded", 1, PORT, TARGET);
+        bed.manifests().write("flooded", &service.with_endpoints(&[Endpoint::pod(&server)])).unwrap();
+        let daemon = Daemon::on(bed.node(0), &bed).args(&["--new-flows", "1000"]).start().unwrap();
+        let to = bed.node(0).addrs().at(Family::V4, addr::node_port(1));
+        let SocketAddr::V4(flooded) = to else { unreachable!("an address of IPv4") };
+        let pinger = Pinger::start(bed.client(), &[to], 10).unwrap();
+        let flood = Flood::from_outside(&bed, flooded, 20_000).unwrap();
+        wait::until("the flood to be limited", LIMIT, || {
+            let counters = daemon.show("counters")?;
+            let row = counters["reasons"].as_array().into_iter().flatten().find(|row| row["reason"] == "flows_limited");
+            let count = row.and_then(|row| row["count"].as_u64()).context("no such counter")?;
+            ensure!(count > 10_000, "{count} SYNs began no flow");
+            Ok(())
+        })
+        .unwrap();
+        assert!(flood.finish() > 0.0);
+        pinger.finish().check().unwrap();
+        bed.client().connect(to).unwrap().expect_server("server").unwrap();
     }
 
     struct Scene {

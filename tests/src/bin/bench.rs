@@ -1,6 +1,6 @@
 //! The benches: what Shunt costs on this machine, as tables and as JSON.
 
-use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{fs, num::NonZero, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
@@ -56,6 +56,9 @@ struct Net {
     /// How many Services there are when the first packet of a flow is measured, one run for each number.
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = net::Options::default().first_packet, num_args = 0..)]
     first_packet: Vec<u32>,
+    /// How many SYNs a second a stream to a node port is flooded with; 0 leaves that out.
+    #[arg(long, value_name = "N", default_value_t = net::Options::default().flood.map_or(0, NonZero::get))]
+    flood: u32,
 }
 
 fn main() -> ExitCode {
@@ -75,8 +78,8 @@ fn run(what: What) -> Result<()> {
             println!("{}", packet::Table(&options));
             write(json, &packet::run(&options, |row| println!("{row}"))?)
         }
-        What::Net(Net { json, rounds, turn, services, first_packet }) => {
-            let options = net::Options { rounds, turn: Duration::from_secs(turn), services, first_packet };
+        What::Net(Net { json, rounds, turn, services, first_packet, flood }) => {
+            let options = net::Options { rounds, turn: Duration::from_secs(turn), services, first_packet, flood: NonZero::new(flood) };
             println!("{}", net::Table(&options));
             write(json, &net::run(&options, |row| println!("{row}"))?)
         }

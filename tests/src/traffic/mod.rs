@@ -9,6 +9,7 @@ use crate::wait;
 
 mod bulk;
 mod connection;
+mod flood;
 mod load;
 mod pinger;
 mod server;
@@ -17,6 +18,7 @@ mod udp;
 pub use self::{
     bulk::exchange,
     connection::Connection,
+    flood::Flood,
     load::{Load, LoadReport},
     pinger::{PingReport, Pinger},
     server::EchoServer,

@@ -3,7 +3,7 @@
 //! Each contender has a node of its own on one testbed; the nodes are alike and measured by turns, so that whatever else the machine does
 //! meets all of them. A figure is the median of its rounds; its ratio is to direct traffic of the same rounds.
 
-use std::{fmt, time::Duration};
+use std::{fmt, num::NonZero, time::Duration};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -16,6 +16,7 @@ use self::{
 
 mod cpus;
 mod first_packet;
+mod flood;
 mod measure;
 mod responder;
 mod scene;
@@ -48,6 +49,8 @@ pub struct Options {
     pub services: Vec<u32>,
     /// How many Services there are when the first packet of a flow is measured, which are read from manifests.
     pub first_packet: Vec<u32>,
+    /// How many SYNs a second a stream is flooded with; none leaves this out.
+    pub flood: Option<NonZero<u32>>,
 }
 
 /// A figure.
@@ -96,7 +99,13 @@ impl fmt::Display for Contender {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { rounds: 15, turn: Duration::from_secs(1), services: vec![1, 10_000], first_packet: vec![1, 10_000, 100_000] }
+        Self {
+            rounds: 15,
+            turn: Duration::from_secs(1),
+            services: vec![1, 10_000],
+            first_packet: vec![1, 10_000, 100_000],
+            flood: NonZero::new(100_000),
+        }
     }
 }
 
@@ -121,6 +130,9 @@ pub fn run(options: &Options, mut tell: impl FnMut(&Row)) -> Result<Vec<Row>> {
     }
     for &services in &options.first_packet {
         take(first_packet::measure(services, options)?);
+    }
+    if let Some(rate) = options.flood {
+        take(flood::measure(rate, options)?);
     }
     Ok(rows)
 }
