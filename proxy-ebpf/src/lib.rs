@@ -27,6 +27,7 @@ pub mod ctx;
 
 pub mod ip;
 
+pub mod flags;
 pub mod parse;
 
 pub mod filter;

@@ -5,79 +5,10 @@ use proxy_common::{Port, Protocol, Tuple};
 
 use crate::{
     ctx::PacketCtx,
+    flags::{self, TcpFlags},
     ip::{Ip, L3, Piece},
     verdict::{End, Step},
 };
-
-/// Flags of a TCP header (RFC 9293); those that say the same of an SCTP association (RFC 9260); all clear for UDP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TcpFlags(u8);
-
-impl TcpFlags {
-    const FIN: u8 = 1;
-    const SYN: u8 = 2;
-    const RST: u8 = 4;
-    const ACK: u8 = 16;
-
-    /// The flags of a header's fourteenth byte.
-    pub const fn new(byte: u8) -> Self {
-        Self(byte)
-    }
-
-    /// What the type of an SCTP packet's first chunk says. Looked up and not decided: the verifier would follow each answer by itself.
-    #[inline(always)]
-    fn of_chunk(kind: u8) -> Self {
-        CHUNKS.get(usize::from(kind)).copied().unwrap_or(Self(Self::ACK))
-    }
-
-    /// Whether the sender has nothing more to send.
-    #[inline(always)]
-    pub const fn fin(self) -> bool {
-        self.0 & Self::FIN != 0
-    }
-
-    /// Whether the connection is broken off.
-    #[inline(always)]
-    pub const fn rst(self) -> bool {
-        self.0 & Self::RST != 0
-    }
-
-    /// Whether this is the first packet of a connection: a SYN that acknowledges nothing.
-    #[inline(always)]
-    pub const fn opens(self) -> bool {
-        self.0 & (Self::SYN | Self::ACK | Self::RST) == Self::SYN
-    }
-
-    /// Whether this is the answer to such a packet.
-    #[inline(always)]
-    pub const fn accepts(self) -> bool {
-        self.0 & (Self::SYN | Self::ACK | Self::RST) == Self::SYN | Self::ACK
-    }
-}
-
-/// Types of SCTP's chunks.
-const DATA: u8 = 0;
-const INIT: u8 = 1;
-const INIT_ACK: u8 = 2;
-const ABORT: u8 = 6;
-const SHUTDOWN: u8 = 7;
-const SHUTDOWN_ACK: u8 = 8;
-const SHUTDOWN_COMPLETE: u8 = 14;
-
-/// The flags that each type of chunk stands for.
-static CHUNKS: [TcpFlags; 256] = chunks();
-
-#[expect(clippy::indexing_slicing, reason = "done by the compiler, which finds out")]
-const fn chunks() -> [TcpFlags; 256] {
-    let mut chunks = [TcpFlags(TcpFlags::ACK); 256];
-    chunks[INIT as usize] = TcpFlags(TcpFlags::SYN);
-    chunks[INIT_ACK as usize] = TcpFlags(TcpFlags::SYN | TcpFlags::ACK);
-    chunks[ABORT as usize] = TcpFlags(TcpFlags::RST);
-    chunks[SHUTDOWN as usize] = TcpFlags(TcpFlags::FIN | TcpFlags::ACK);
-    chunks[SHUTDOWN_ACK as usize] = TcpFlags(TcpFlags::FIN | TcpFlags::ACK);
-    chunks[SHUTDOWN_COMPLETE as usize] = TcpFlags(TcpFlags::FIN | TcpFlags::ACK);
-    chunks
-}
 
 /// What the stages need to know of a packet.
 #[derive(Clone, Copy, Debug)]
@@ -172,7 +103,7 @@ pub fn parse_l4<F: Ip, C: PacketCtx>(ctx: &C, l3: &L3<F>) -> Step<Packet<F>> {
         Protocol::Sctp => {
             let header = ctx.read::<SctpHeader>(l3.l4)?;
             // The first chunk is out of reach in an aggregate, which is data.
-            let chunk = ctx.read::<u8>(l3.l4 + size_of::<SctpHeader>()).unwrap_or(DATA);
+            let chunk = ctx.read::<u8>(l3.l4 + size_of::<SctpHeader>()).unwrap_or(flags::DATA);
             (header.ports, TcpFlags::of_chunk(chunk))
         }
     };
@@ -258,16 +189,6 @@ mod tests {
         }
         check::<V4>(ends4());
         check::<V6>(ends6());
-    }
-
-    #[test]
-    fn flags_say_how_a_connection_stands() {
-        let (fin, syn, rst, psh, ack) = (1, 2, 4, 8, 16);
-        let opening: Vec<u8> = (0..=u8::MAX).filter(|byte| TcpFlags::new(*byte).opens()).collect();
-        assert!(opening.contains(&syn) && opening.iter().all(|byte| byte & (syn | ack | rst) == syn));
-        assert!(TcpFlags::new(syn | ack).accepts());
-        assert!(![syn, ack, syn | ack | rst, psh | ack].into_iter().any(|byte| TcpFlags::new(byte).accepts()));
-        assert!(TcpFlags::new(fin | ack).fin() && TcpFlags::new(rst).rst() && !TcpFlags::new(psh | ack).fin());
     }
 
     #[test]
@@ -357,20 +278,13 @@ mod tests {
     }
 
     #[test]
-    fn the_first_chunk_of_sctp_says_how_an_association_stands() {
-        let with = |chunk: u8| {
-            let [ports, rest] = [[0x9c, 0x40, 0, 80], [0; 4]];
-            let packet = parsed_first::<V4>(&ends4().raw(132, &[ports, rest, rest, [chunk, 0, 0, 4]].concat())).unwrap();
+    fn sctp_is_read_with_its_first_chunk_or_without() {
+        let header = [0x9c, 0x40, 0, 80, 0, 0, 0, 7, 0, 0, 0, 0];
+        for (chunk, expected) in [(&[][..], 0), (&[1, 0, 0, 4], 1), (&[6, 0, 0, 4], 6)] {
+            let packet = parsed_first::<V4>(&ends4().raw(132, &[&header, chunk].concat())).unwrap();
             assert_eq!((packet.protocol, packet.tuple.dst_port), (Protocol::Sctp, Port::from_host(80)));
-            (packet.flags.opens(), packet.flags.accepts(), packet.flags.fin(), packet.flags.rst(), packet.may_move())
-        };
-        assert_eq!(with(INIT), (true, false, false, false, true));
-        assert_eq!(with(INIT_ACK), (false, true, false, false, false));
-        assert_eq!(with(ABORT), (false, false, false, true, false));
-        assert_eq!(with(SHUTDOWN_COMPLETE), (false, false, true, false, false));
-        assert_eq!(with(DATA), (false, false, false, false, false));
-        let out_of_reach = ends4().raw(132, &[0x9c, 0x40, 0, 80, 0, 0, 0, 7, 0, 0, 0, 0]);
-        assert_eq!(parsed_first::<V4>(&out_of_reach).unwrap().flags, TcpFlags::of_chunk(DATA));
+            assert_eq!((packet.flags, packet.may_move()), (TcpFlags::of_chunk(expected), expected == 1));
+        }
     }
 
     #[test]

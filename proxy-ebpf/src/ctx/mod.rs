@@ -1,6 +1,8 @@
 //! Where a packet lives: what the stages may do to it, whatever the hook.
 
 mod buf;
+mod checksum;
+mod fib;
 mod tc;
 mod xdp;
 

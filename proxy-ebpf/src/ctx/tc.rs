@@ -1,20 +1,15 @@
 //! A packet in tc: a socket buffer, of which the first part can be reached directly.
 
-use core::mem::MaybeUninit;
-
 use aya_ebpf::{
-    bindings::{
-        __sk_buff, BPF_F_CURRENT_NETNS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
-        BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_REDIRECT, bpf_adj_room_mode,
-    },
+    bindings::{__sk_buff, BPF_F_CURRENT_NETNS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT, bpf_adj_room_mode},
     helpers::generated::{
-        bpf_csum_diff, bpf_csum_update, bpf_fib_lookup, bpf_l4_csum_replace, bpf_probe_read_kernel, bpf_redirect_neigh, bpf_sk_lookup_tcp,
-        bpf_sk_lookup_udp, bpf_sk_release, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
+        bpf_csum_diff, bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
+        bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
     },
 };
-use proxy_common::{CAST_PLACEHOLDER, Protocol, Tuple, reason::Reason};
+use proxy_common::{Protocol, Tuple, reason::Reason};
 
-use super::{ETH_LEN, PacketCtx, TRANSLATED_MARK, too_short};
+use super::{ETH_LEN, PacketCtx, TRANSLATED_MARK, checksum, fib, too_short};
 use crate::{
     csum::{Delta, replace, replace_begun},
     forward::{Hop, Route},
@@ -22,7 +17,6 @@ use crate::{
         Ip,
         extensions::{self, ExtensionsWord},
     },
-    settings,
     verdict::{End, Step},
 };
 
@@ -32,29 +26,11 @@ const HEADERS: u32 = 192;
 /// The size of an aggregate's segments that says that each is a buffer of its own (`GSO_BY_FRAGS`, linux/skbuff.h): SCTP's are.
 const BUFFER_EACH: u32 = 0xffff;
 
-/// The device has computed a sum over the packet (`CHECKSUM_COMPLETE`, linux/skbuff.h).
-const CHECKSUM_COMPLETE: u8 = 2;
-/// The sender has left the checksum to the device (`CHECKSUM_PARTIAL`).
-const CHECKSUM_PARTIAL: u8 = 3;
-
 const TCP_HEADER: usize = 20;
 /// Where a TCP header says how long it is.
 const TCP_DATA_OFFSET: usize = 12;
 const UDP_HEADER: usize = 8;
 const SCTP_HEADER: usize = 12;
-
-/// A question to the kernel's routing, and the answer (`struct bpf_fib_lookup`, linux/bpf.h), in words: the compiler calls a function to clear
-/// anything smaller.
-///
-/// * 0: the family in the first byte, and in the last two the packet's length; in the answer what fits, on kernels from 5.12 on
-/// * 1: the device by which the packet came in the first half; in the answer the one by which it leaves
-/// * 2 and 3: the source
-/// * 4 and 5: the destination; in the answer the next hop
-/// * 6 and 7: VLAN and hardware addresses, which nobody asks for
-struct Fib(MaybeUninit<[u64; 8]>);
-
-/// The kernel's `bpf_cast_to_kern_ctx`.
-type Cast = unsafe extern "C" fn(*mut __sk_buff) -> *const u8;
 
 /// A socket buffer on a device with (`L2`) or without an Ethernet header.
 pub struct TcCtx<const L2: bool> {
@@ -110,16 +86,6 @@ impl<const L2: bool> TcCtx<L2> {
         Ok(ctx)
     }
 
-    /// Asks the kernel's routing.
-    #[inline(always)]
-    fn ask<F: Ip>(&self, fib: &mut Fib, src: F::Addr, dst: F::Addr, len: u16) -> u32 {
-        // SAFETY: as in `data`.
-        fib.write::<F>(src, dst, len, unsafe { (*self.skb).ifindex });
-        // SAFETY: the context is the kernel's own, and the question lies on the stack.
-        let answer = unsafe { bpf_fib_lookup(self.skb.cast(), fib.0.as_mut_ptr().cast(), size_of::<Fib>() as i32, 0) };
-        answer as u32
-    }
-
     /// Whether XDP has marked the packet as one that it has translated.
     ///
     /// # Safety
@@ -153,48 +119,19 @@ impl<const L2: bool> TcCtx<L2> {
         unsafe { (*self.skb).gso_size }
     }
 
-    /// The state of the packet's checksum, where programs can read it.
-    #[inline(always)]
-    fn checksum_state(&self) -> Option<u8> {
-        let bit = settings::ip_summed()?;
-        let offset = (bit / 8) as usize;
-        let byte = if settings::reads_kernel() { self.read_kernel(offset)? } else { self.cast_and_read(offset) };
-        Some(byte >> (bit % 8) & 3)
-    }
-
-    /// A byte of the kernel's own socket buffer.
-    #[inline(always)]
-    fn cast_and_read(&self, offset: usize) -> u8 {
-        // SAFETY: the daemon puts a call of the kernel's `bpf_cast_to_kern_ctx` in the place of this one, or it is never reached.
-        let cast = unsafe { core::mem::transmute::<usize, Cast>(CAST_PLACEHOLDER as usize) };
-        // SAFETY: as above; it yields the kernel's own socket buffer.
-        let skb = unsafe { cast(self.skb) };
-        // SAFETY: a byte of it, by the kernel's own word; the verifier checks it again.
-        unsafe { *skb.wrapping_add(offset) }
-    }
-
-    /// The same by a helper: what a program is given is the kernel's own socket buffer, only that the verifier does not let it look there.
-    #[inline(always)]
-    fn read_kernel(&self, offset: usize) -> Option<u8> {
-        let mut byte = 0_u8;
-        let place = self.skb.cast::<u8>().wrapping_add(offset);
-        // SAFETY: the helper writes the one byte, and checks where it reads.
-        let error = unsafe { bpf_probe_read_kernel((&raw mut byte).cast(), 1, place.cast()) };
-        (error == 0).then_some(byte)
-    }
-
     /// Changes a checksum directly. Says no where only the kernel's helpers know what to do.
     #[inline(always)]
     fn fix_directly(&mut self, offset: usize, pseudo: Delta, transport: Delta, optional: bool, ipv6: bool) -> Step<bool> {
-        let Some(state) = self.checksum_state() else { return Ok(false) };
+        // SAFETY: the context is the kernel's own.
+        let Some(state) = (unsafe { checksum::state(self.skb) }) else { return Ok(false) };
         let old = self.read::<u16>(offset)?;
-        if state == CHECKSUM_PARTIAL {
+        if state == checksum::PARTIAL {
             // The device adds everything else.
             self.write(offset, replace_begun(old, pseudo))?;
             return Ok(true);
         }
         self.write(offset, replace(old, pseudo.plus(transport), optional))?;
-        if state == CHECKSUM_COMPLETE && !ipv6 {
+        if state == checksum::COMPLETE && !ipv6 {
             // The device's sum covers the IPv4 header too, whose checksum makes up for the addresses once more.
             self.change_sum(pseudo.reversed());
         }
@@ -214,77 +151,6 @@ impl<const L2: bool> TcCtx<L2> {
         // SAFETY: the context is the kernel's own. An error only says that the packet has no such sum.
         unsafe { bpf_csum_update(self.skb, delta.word()) };
     }
-}
-
-impl Fib {
-    /// Writes the question. Here and not where the room is made: the compiler would then copy it.
-    #[inline(always)]
-    fn write<F: Ip>(&mut self, src: F::Addr, dst: F::Addr, len: u16, ifindex: u32) {
-        let ([src, src_rest], [dst, dst_rest]) = (F::in_words(src), F::in_words(dst));
-        let first = in_one_word([in_one([F::AF, 0], [0, 0]), in_one([0, 0], len.to_ne_bytes())]);
-        let second = in_one_word([ifindex, 0]);
-        self.put(0, first);
-        self.put(1, second);
-        self.put(2, src);
-        self.put(3, src_rest);
-        self.put(4, dst);
-        self.put(5, dst_rest);
-        self.put(6, 0);
-        self.put(7, 0);
-    }
-
-    #[inline(always)]
-    fn put(&mut self, n: usize, word: u64) {
-        // SAFETY: one of eight words.
-        let place = unsafe { self.0.as_mut_ptr().cast::<u64>().add(n) };
-        // SAFETY: as said; volatile, so that it is a store of its own.
-        unsafe { place.write_volatile(word) };
-    }
-
-    #[inline(always)]
-    fn word(&self, n: usize) -> [u8; 8] {
-        // SAFETY: one of eight words.
-        let place = unsafe { self.0.as_ptr().cast::<u64>().add(n) };
-        // SAFETY: `write` has written it; volatile, because the kernel has written it again.
-        unsafe { place.read_volatile() }.to_ne_bytes()
-    }
-
-    #[inline(always)]
-    fn len(&self) -> u16 {
-        let [.., a, b] = self.word(0);
-        u16::from_ne_bytes([a, b])
-    }
-
-    #[inline(always)]
-    fn ifindex(&self) -> u32 {
-        let [a, b, c, d, ..] = self.word(1);
-        u32::from_ne_bytes([a, b, c, d])
-    }
-
-    #[inline(always)]
-    fn hop(&self) -> Hop {
-        let [family, ..] = self.word(0);
-        let addr = [4, 5].map(|n| u64::from_ne_bytes(self.word(n)));
-        Hop { ifindex: self.ifindex(), family: u32::from(family), addr }
-    }
-}
-
-#[inline(always)]
-const fn in_one([a, b]: [u8; 2], [c, d]: [u8; 2]) -> u32 {
-    u32::from_ne_bytes([a, b, c, d])
-}
-
-#[inline(always)]
-fn in_one_word(halves: [u32; 2]) -> u64 {
-    bytemuck::cast(halves)
-}
-
-/// The largest packet that a device takes, by what the daemon knows of it.
-#[inline(always)]
-fn device_mtu<F: Ip>(ifindex: u32) -> u16 {
-    // SAFETY: the daemon replaces an entry as a whole.
-    let mtu = unsafe { F::snat().get(&ifindex) }.map_or(0, |source| source.mtu);
-    if mtu == 0 || mtu > 0xffff { u16::MAX } else { mtu as u16 }
 }
 
 #[inline(always)]
@@ -366,25 +232,8 @@ impl<const L2: bool> PacketCtx for TcCtx<L2> {
 
     #[inline(always)]
     fn route<F: Ip>(&self, src: F::Addr, dst: F::Addr, len: u16) -> Route {
-        let mut fib = Fib(MaybeUninit::uninit());
-        let answer = self.ask::<F>(&mut fib, src, dst, len);
-        // Kernels from 5.12 on have looked, and say what fits.
-        let said = fib.len();
-        match answer {
-            BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
-                let fits = if said == len { device_mtu::<F>(fib.ifindex()) } else { said };
-                if len > fits { Route::TooBig(fits) } else { Route::By(fib.hop()) }
-            }
-            BPF_FIB_LKUP_RET_NOT_FWDED => Route::Here,
-            BPF_FIB_LKUP_RET_FRAG_NEEDED if said == len => {
-                // Older ones do not even say which device it is: it is the one for the smallest packet.
-                self.ask::<F>(&mut fib, src, dst, 1);
-                let fits = device_mtu::<F>(fib.ifindex());
-                Route::TooBig(if fits < len { fits } else { F::LEAST_MTU })
-            }
-            BPF_FIB_LKUP_RET_FRAG_NEEDED => Route::TooBig(said),
-            _ => Route::Nowhere,
-        }
+        // SAFETY: the context is the kernel's own.
+        unsafe { fib::route::<F>(self.skb, src, dst, len) }
     }
 
     #[inline(always)]
