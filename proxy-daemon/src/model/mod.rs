@@ -20,7 +20,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, mem,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -255,6 +255,16 @@ impl Model {
     /// The networks that Services have their ClusterIPs from, as far as they are known.
     pub fn service_networks(&self) -> BTreeSet<IpNet> {
         self.service_cidrs.values().flatten().copied().collect()
+    }
+
+    /// The ClusterIPs of other proxies' Services.
+    pub fn others_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.services.values().filter(|service| !service.is_ours).flat_map(|service| &service.cluster_ips).copied()
+    }
+
+    /// Whether there is a Service of this name.
+    pub fn has_service(&self, name: &ObjectName) -> bool {
+        self.services.contains_key(name)
     }
 
     /// All service ports, in order.

@@ -8,12 +8,16 @@ use proxy_common::Protocol;
 use super::{IpFamily, ObjectName};
 
 /// A Service that has a ClusterIP. Headless and `ExternalName` Services never become one.
+///
+/// Of another proxy's there is nothing but the ClusterIPs, which are not ours to answer for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// Namespace and name.
     pub name: ObjectName,
     /// When the object was created, in seconds since 1970. Objects without it count as younger than all others.
     pub created: Option<i64>,
+    /// Whether it is served here, and not by another proxy.
+    pub is_ours: bool,
     /// `spec.type`.
     pub kind: ServiceKind,
     /// `spec.clusterIPs`.

@@ -8,6 +8,7 @@ fn service(name: &str, cluster_ip: &str, external_ips: &[&str], created: i64) ->
     Service {
         name: ObjectName::new("default", name),
         created: Some(created),
+        is_ours: true,
         kind: ServiceKind::ClusterIp,
         cluster_ips: vec![cluster_ip.parse().unwrap()],
         external_ips: external_ips.iter().map(|ip| ip.parse().unwrap()).collect(),

@@ -132,6 +132,7 @@ fn service() -> impl Strategy<Value = Service> {
         Service {
             name,
             created,
+            is_ours: true,
             kind,
             cluster_ips,
             external_ips,

@@ -97,6 +97,7 @@ fn planned(row: &Row) -> ServicePlan {
     let service = Service {
         name: ObjectName::new("default", "web"),
         created: None,
+        is_ours: true,
         kind: ServiceKind::LoadBalancer,
         cluster_ips: addr("10.96.0.1"),
         external_ips: addr("198.51.100.1"),

@@ -138,6 +138,11 @@ impl<M: Maps> Reconciler<M> {
             tracing::warn!(error = &error as &dyn std::error::Error, "reading the maps back failed, to be tried again");
             return Round { retry: true, ..round };
         }
+        let left = self.left_alone();
+        match self.apply_to_all(|tables| tables.leave(&left)) {
+            Ok(changes) => round.changes += changes,
+            Err(error) => return self.refused_as_a_whole(&error, round),
+        }
         for name in self.due() {
             round.planned += 1;
             // The time of each by itself: what it takes away rests from then on, however long the round is.
@@ -153,27 +158,44 @@ impl<M: Maps> Reconciler<M> {
             self.failed.retain(|(failed, _)| *failed != name);
         }
         // After the ClusterIPs: what is in the networks and is none of them is dropped.
-        match self.bring_networks() {
+        match self.apply_to_all(|tables| tables.leave_only(&left)).and_then(|changes| Ok(changes + self.bring_networks()?)) {
             Ok(changes) => round.changes += changes,
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the kernel refused the networks of Services, to be tried again");
-                self.start_over();
-                return Round { retry: true, ..round };
-            }
+            Err(error) => return self.refused_as_a_whole(&error, round),
         }
         round.retry = !self.failed.is_empty();
         self.note_fullness();
         round
     }
 
-    /// Brings the networks that Services have their addresses from to what is known of them.
-    fn bring_networks(&mut self) -> Result<usize, maps::Error> {
+    /// The addresses of which nothing is refused or dropped, although Services have theirs there: the node's own, and those of other proxies'
+    /// Services.
+    fn left_alone(&self) -> BTreeSet<IpAddr> {
+        let networks = self.model.service_networks();
+        let own = self.facts.own.iter().filter(|addr| networks.iter().any(|network| network.contains(*addr)));
+        own.copied().chain(self.model.others_addresses()).collect()
+    }
+
+    /// Applies what concerns no single service port.
+    fn apply_to_all(&mut self, changes: impl FnOnce(&mut Tables) -> Vec<tables::Change>) -> Result<usize, maps::Error> {
         let Some(tables) = &mut self.tables else { return Ok(0) };
-        let networks = if self.settings.drop_unallocated { self.model.service_networks() } else { BTreeSet::new() };
-        let changes = tables.set_networks(&networks);
+        let changes = changes(tables);
         for change in &changes {
             self.maps.apply(change)?;
         }
+        Ok(changes.len())
+    }
+
+    /// After the kernel has refused such a change.
+    fn refused_as_a_whole(&mut self, error: &maps::Error, round: Round) -> Round {
+        tracing::warn!(error = error as &dyn std::error::Error, "the kernel refused a change for all Services, to be tried again");
+        self.start_over();
+        Round { retry: true, ..round }
+    }
+
+    /// Brings the networks that Services have their addresses from to what is known of them.
+    fn bring_networks(&mut self) -> Result<usize, maps::Error> {
+        let networks = if self.settings.drop_unallocated { self.model.service_networks() } else { BTreeSet::new() };
+        let changes = self.apply_to_all(|tables| tables.set_networks(&networks))?;
         let overflow = tables::overflow(&networks);
         if overflow != self.overflow {
             if !overflow.is_empty() {
@@ -181,7 +203,7 @@ impl<M: Maps> Reconciler<M> {
             }
             self.overflow = overflow;
         }
-        Ok(changes.len())
+        Ok(changes)
     }
 
     /// Warns of a map that is nearly full while there is room in it.
@@ -199,15 +221,17 @@ impl<M: Maps> Reconciler<M> {
         self.pending.extend(self.failed.iter().map(|(name, _)| name.clone()));
     }
 
-    /// What there is to bring to its plan. Room comes from what leaves: services that are gone first, then what did not fit before. What
-    /// failed comes last, since nothing comes after what fails again.
+    /// What there is to bring to its plan. Room comes from what leaves: services that are gone first, then what did not fit before. A port that is
+    /// gone of a Service that stays comes after the others: one of them may have its frontends now, under another name. What failed comes last,
+    /// since nothing comes after what fails again.
     fn due(&mut self) -> Vec<ServicePortName> {
         let mut pending = std::mem::take(&mut self.pending);
         let failed: Vec<_> = self.failed.iter().filter(|(name, _)| pending.remove(name)).map(|(name, _)| name.clone()).collect();
         let refused = self.refused.keys().filter(|name| !self.has_failed(name)).cloned();
         let (alive, gone): (BTreeSet<_>, BTreeSet<_>) =
             pending.into_iter().chain(refused).partition(|name| self.model.service_port(name).is_some());
-        gone.into_iter().chain(alive).chain(failed).collect()
+        let (renamed, gone): (Vec<_>, Vec<_>) = gone.into_iter().partition(|name| self.model.has_service(&name.service()));
+        gone.into_iter().chain(alive).chain(renamed).chain(failed).collect()
     }
 
     fn has_failed(&self, name: &ServicePortName) -> bool {

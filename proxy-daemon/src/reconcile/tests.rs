@@ -7,10 +7,11 @@ use std::{
 };
 
 use aya::maps::MapError;
+use proxy_common::{Protocol, Undefined};
 
 use super::*;
 use crate::{
-    model::{Event, ObjectName, ServiceCidr, convert, testing::empty_lists},
+    model::{Event, FrontendAddr, ObjectName, ServiceCidr, convert, testing::empty_lists},
     tables::{
         Snapshot,
         tests::kernel::{Kernel, Outcome},
@@ -27,6 +28,9 @@ pub(super) struct Fake {
     refused: Vec<IpAddr>,
     applied: usize,
     read_time: Duration,
+    /// A frontend that is looked up after every change, and how often it was not there.
+    watched: Option<FrontendAddr>,
+    missed: usize,
 }
 
 impl Maps for Fake {
@@ -39,6 +43,7 @@ impl Maps for Fake {
         self.refuse_in = self.refuse_in.map(|left| left - 1);
         self.applied += 1;
         self.kernel.apply(change, Instant::now());
+        self.missed += self.watched.iter().filter(|addr| self.kernel.resolve(addr, tables::Scope::Internal) == Outcome::NoService).count();
         Ok(())
     }
 
@@ -78,9 +83,12 @@ fn reconciler(maps: Fake, changes: impl IntoIterator<Item = Change>) -> Reconcil
     reconciler
 }
 
+fn frontend(ip: &str) -> FrontendAddr {
+    FrontendAddr { addr: ip.parse().unwrap(), port: 80, protocol: Protocol::Tcp }
+}
+
 fn outcome(kernel: &Kernel, ip: &str) -> Outcome {
-    let addr = crate::model::FrontendAddr { addr: ip.parse().unwrap(), port: 80, protocol: proxy_common::Protocol::Tcp };
-    kernel.resolve(&addr, tables::Scope::Internal)
+    kernel.resolve(&frontend(ip), tables::Scope::Internal)
 }
 
 fn backends(kernel: &Kernel, ip: &str) -> Vec<SocketAddr> {
@@ -149,6 +157,51 @@ fn networks_of_services_are_followed_unless_they_are_not_wanted() {
             has_any(&reconciler)
         });
         assert_eq!(found, expected);
+    }
+}
+
+/// Of one Service there is nothing but the address: it is another proxy's. The node has one of the others itself.
+#[test]
+fn addresses_that_are_not_ours_to_answer_for_are_left_alone() {
+    let mut reconciler = reconciler(Fake::default(), [service("web", "10.96.0.1")]);
+    let left = |reconciler: &mut Reconciler<Fake>| -> Vec<String> {
+        reconciler.round();
+        let entries = reconciler.maps.kernel.cluster_ips.iter();
+        entries.filter(|(_, undefined)| **undefined == Undefined::LEAVE).map(|(addr, _)| addr.to_string()).collect()
+    };
+    let theirs = "{metadata: {name: web, namespace: d, labels: {service.kubernetes.io/service-proxy-name: other}}, \
+                  spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}}";
+    let theirs = Change::Service(Event::Applied(convert::service(&yaml(theirs)).object.unwrap()));
+    assert_eq!(left(&mut reconciler), <[&str; 0]>::default());
+    reconciler.set_machine(Machine::with(&["10.96.0.10", "192.0.2.1", "fd00::1"].map(|addr| addr.parse().unwrap())));
+    assert_eq!(left(&mut reconciler), <[&str; 0]>::default(), "where no network is known, nothing is dropped");
+    reconciler.change(Change::ServiceCidr(Event::Applied(cidr("kubernetes", "10.96.0.0/12"))));
+    assert_eq!(left(&mut reconciler), ["10.96.0.10"]);
+    reconciler.change(theirs);
+    assert_eq!(left(&mut reconciler), ["10.96.0.1", "10.96.0.10"]);
+    assert_eq!(outcome(&reconciler.maps.kernel, "10.96.0.1"), Outcome::NoService);
+    reconciler.set_machine(Machine::default());
+    assert_eq!(left(&mut reconciler), ["10.96.0.1"]);
+    reconciler.change(service("web", "10.96.0.1"));
+    assert_eq!(left(&mut reconciler), <[&str; 0]>::default());
+    assert_eq!(outcome(&reconciler.maps.kernel, "10.96.0.1"), Outcome::Reject);
+}
+
+#[test]
+fn a_port_that_gets_another_name_goes_on_being_served() {
+    let named = |name: &str| {
+        let text =
+            format!("{{metadata: {{name: web, namespace: d}}, spec: {{clusterIP: 10.96.0.1, ports: [{{name: {name}, port: 80}}]}}}}");
+        Change::Service(Event::Applied(convert::service(&yaml(&text)).object.unwrap()))
+    };
+    for (before, after) in [("a", "b"), ("b", "a")] {
+        let mut reconciler = reconciler(Fake::default(), [named(before)]);
+        reconciler.round();
+        reconciler.maps.watched = Some(frontend("10.96.0.1"));
+        reconciler.change(named(after));
+        reconciler.round();
+        assert_eq!(outcome(&reconciler.maps.kernel, "10.96.0.1"), Outcome::Reject);
+        assert_eq!(reconciler.maps.missed, 1, "an entry is never rewritten, and so goes before its successor comes");
     }
 }
 

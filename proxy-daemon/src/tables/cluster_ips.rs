@@ -1,9 +1,12 @@
 //! Services' addresses beyond their ports: entries of `CLUSTER_IPS_V4` and `CLUSTER_IPS_V6`.
 //!
-//! An address is there as long as a service port has it, and is left to the node as long as one of them says so. What was found at the start
-//! counts as said until every service port has had its say.
+//! An address is there as long as a service port has it, and is left alone as long as one of them says so, or it is nobody's here. What was found
+//! at the start counts as said until every service port has had its say.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use proxy_common::{ServiceId, Undefined};
 
@@ -18,6 +21,7 @@ pub(super) type Said = BTreeMap<IpAddr, Undefined>;
 pub(super) struct ClusterIps {
     entries: BTreeMap<IpAddr, Entry>,
     used: ByFamily<u32>,
+    left: BTreeSet<IpAddr>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -58,6 +62,23 @@ impl ClusterIps {
     /// Takes in what a service port says that it did not say before: after its frontends are there, so that what they serve is never refused.
     pub(super) fn claim(&mut self, id: ServiceId, before: &Said, now: &Said, changes: &mut Vec<Change>) {
         self.say_all(id, before, now, |undefined| undefined != Undefined::LEAVE, changes);
+    }
+
+    /// Leaves these addresses alone, as far as there is room, whatever service ports say of them.
+    pub(super) fn leave(&mut self, addrs: &BTreeSet<IpAddr>, max: u32, changes: &mut Vec<Change>) {
+        for addr in addrs.difference(&self.left.clone()) {
+            if self.has(addr) || self.used(IpFamily::of(*addr)) < max {
+                self.say(ServiceId::NONE, *addr, Some(Undefined::LEAVE), changes);
+                self.left.insert(*addr);
+            }
+        }
+    }
+
+    /// Leaves no others alone any more.
+    pub(super) fn leave_only(&mut self, addrs: &BTreeSet<IpAddr>, changes: &mut Vec<Change>) {
+        for addr in self.left.extract_if(.., |addr| !addrs.contains(addr)).collect::<Vec<_>>() {
+            self.say(ServiceId::NONE, addr, None, changes);
+        }
     }
 
     /// Removes what is nobody's.

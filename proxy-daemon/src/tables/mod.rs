@@ -27,6 +27,7 @@ mod wanted;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::Instant,
 };
 
@@ -206,6 +207,21 @@ impl Tables {
     /// there before. The changes are taken as done, as those of [`Tables::set`] are.
     pub fn set_networks(&mut self, networks: &BTreeSet<IpNet>) -> Vec<Change> {
         self.networks.set(networks)
+    }
+
+    /// Says which addresses are to be left alone although Services have their addresses there: those of the node itself, and those of other
+    /// proxies' Services. To be called before their service ports go.
+    pub fn leave(&mut self, addrs: &BTreeSet<IpAddr>) -> Vec<Change> {
+        let mut changes = Vec::new();
+        self.cluster_ips.leave(addrs, self.sizes.cluster_ips, &mut changes);
+        changes
+    }
+
+    /// Says that no others are to be left alone. To be called after their service ports are there.
+    pub fn leave_only(&mut self, addrs: &BTreeSet<IpAddr>) -> Vec<Change> {
+        let mut changes = Vec::new();
+        self.cluster_ips.leave_only(addrs, &mut changes);
+        changes
     }
 
     /// Clears rows of removed frontends that have rested, and what a run left that ended half-way. Nothing depends on when that is

@@ -30,7 +30,10 @@ fn clients_notice_nothing_of_other_programs() {
         daemon.debug_log(n % 2 == 0).unwrap();
     }
     let report = traffic.finish(20 * u64::from(exchanges)).unwrap();
-    println!("{} connections, {} of them with a packet sent twice, while programs were exchanged {exchanges} times", report.ok, report.lossy);
+    println!(
+        "{} connections, {} of them with a packet sent twice, while programs were exchanged {exchanges} times",
+        report.ok, report.lossy
+    );
     let after = programs(&daemon).unwrap();
     assert!(before.iter().all(|program| !after.contains(program)), "{before:?} are still there: {after:?}");
     assert_eq!(before.len(), after.len());

@@ -34,7 +34,7 @@ pub(super) const FEATURES: &str = "features";
 /// The test program that says how many instructions the verifier looked at.
 pub(super) const VERIFIED: &str = "verifier";
 /// A test program that takes longer on a machine at full speed hangs.
-const LIMIT_SECS: u64 = 200;
+const LIMIT_SECS: u64 = 300;
 
 /// Builds the test programs, or only those that are named, and says how to run each in a guest that is slower than this machine, beside a
 /// daemon.

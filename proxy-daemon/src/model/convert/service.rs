@@ -6,24 +6,27 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{self as api, LoadBalancerIngress, ServiceSpec};
 
 use super::{Converted, LABEL_PROXY_NAME, Problem, address, collect, label, network, object_name, port_number, protocol, unicast_address};
-use crate::model::{Service, ServiceKind, ServicePort, TrafficPolicy};
+use crate::model::{ObjectName, Service, ServiceKind, ServicePort, TrafficPolicy};
 
 const DEFAULT_AFFINITY: Duration = Duration::from_hours(3);
 
-/// Converts a Service. Nothing is left of one that is headless, an `ExternalName`, or another proxy's.
+/// Converts a Service. Nothing is left of one that is headless or an `ExternalName`, and of another proxy's only its ClusterIPs.
 pub fn service(service: &api::Service) -> Converted<Service> {
     let name = object_name(&service.metadata);
     let mut problems = Vec::new();
-    let other_proxy = label(&service.metadata, LABEL_PROXY_NAME).is_some();
-    let Some((spec, kind)) = service.spec.as_ref().filter(|_| !other_proxy).and_then(|spec| Some((spec, kind(spec)?))) else {
+    let Some((spec, kind)) = service.spec.as_ref().and_then(|spec| Some((spec, kind(spec)?))) else {
         return Converted { name, object: None, problems };
     };
     let cluster_ips = collect(&mut problems, cluster_ips(spec));
     if cluster_ips.is_empty() {
         return Converted { name, object: None, problems };
     }
+    if label(&service.metadata, LABEL_PROXY_NAME).is_some() {
+        return Converted { object: Some(others(name.clone(), kind, cluster_ips)), name, problems };
+    }
     let object = Service {
         created: service.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
+        is_ours: true,
         kind,
         cluster_ips,
         external_ips: collect(&mut problems, external_ips(spec)),
@@ -36,6 +39,24 @@ pub fn service(service: &api::Service) -> Converted<Service> {
         name: name.clone(),
     };
     Converted { name, object: Some(object), problems }
+}
+
+/// What there is to know of another proxy's Service.
+fn others(name: ObjectName, kind: ServiceKind, cluster_ips: Vec<IpAddr>) -> Service {
+    Service {
+        name,
+        created: None,
+        is_ours: false,
+        kind,
+        cluster_ips,
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        source_ranges: Vec::new(),
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        affinity: None,
+        ports: Vec::new(),
+    }
 }
 
 /// The kind of a Service that may be served. An `ExternalName` is not, even when it still has a ClusterIP from before.
@@ -174,6 +195,19 @@ mod tests {
         ] {
             let converted = convert(spec);
             assert_eq!((converted.object, converted.problems), (None, vec![]), "{spec}");
+        }
+    }
+
+    #[test]
+    fn of_another_proxys_service_there_are_only_the_addresses() {
+        for name in ["", "other"] {
+            let text = format!(
+                "{{metadata: {{name: web, labels: {{service.kubernetes.io/service-proxy-name: '{name}'}}}}, \
+                 spec: {{type: NodePort, clusterIP: 10.0.0.1, externalIPs: [198.51.100.1], ports: [{{port: 80, nodePort: 30000}}]}}}}"
+            );
+            let theirs = service(&serde_yaml_ng::from_str(&text).unwrap()).object.unwrap();
+            assert_eq!((theirs.is_ours, theirs.cluster_ips), (false, vec!["10.0.0.1".parse().unwrap()]));
+            assert_eq!((theirs.external_ips, theirs.ports), (vec![], vec![]));
         }
     }
 

@@ -149,10 +149,12 @@ impl History {
 }
 
 impl History {
-    /// Every ClusterIP is there, and is left to the node if it has the address.
+    /// Every ClusterIP is there, and is left alone if the node has the address or the Service is another proxy's.
     fn check_cluster_ips(&self, plans: &BTreeMap<ServicePortName, ServicePlan>) {
         let served = plans.iter().filter(|(name, _)| !self.reconciler.refused.contains_key(*name));
-        let planned: BTreeMap<IpAddr, Undefined> = served.flat_map(|(_, plan)| plan.cluster_ips.clone()).collect();
+        let mut planned: BTreeMap<IpAddr, Undefined> = served.flat_map(|(_, plan)| plan.cluster_ips.clone()).collect();
+        let others = self.objects.services.values().filter(|service| !service.is_ours).flat_map(|service| &service.cluster_ips);
+        planned.extend(others.map(|addr| (*addr, Undefined::LEAVE)));
         assert_eq!(self.reconciler.maps.kernel.cluster_ips.clone(), planned);
     }
 

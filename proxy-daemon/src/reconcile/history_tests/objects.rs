@@ -10,7 +10,11 @@ pub(super) fn service(chance: &mut Chance) -> Value {
         json!({"name": name, "protocol": chance.of(&["TCP", "UDP", "SCTP"]), "port": port, "nodePort": node_port})
     };
     json!({
-        "metadata": {"name": format!("s{name}"), "namespace": "d", "creationTimestamp": chance.of(&["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"])},
+        "metadata": {
+            "name": format!("s{name}"), "namespace": "d",
+            "creationTimestamp": chance.of(&["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"]),
+            "labels": ([json!({}), json!({}), json!({}), json!({"service.kubernetes.io/service-proxy-name": "other"})][chance.below(4)]),
+        },
         "spec": {
             "type": chance.of(&["ClusterIP", "NodePort", "LoadBalancer"]),
             "clusterIPs": [format!("10.96.0.{}", chance.below(4)), format!("fd00::{}", chance.below(4))],

@@ -31,8 +31,7 @@ use crate::model::{Change, convert};
 /// A server that does not accept a connection in this time is away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Services of other proxies and headless ones are not even sent to us.
-const SERVICE_LABELS: &str = "!service.kubernetes.io/service-proxy-name";
+/// Headless Services are not even sent to us.
 const SERVICE_FIELDS: &str = "spec.clusterIP!=None";
 const SLICE_LABELS: &str = "!service.kubernetes.io/headless";
 
@@ -46,7 +45,7 @@ pub(super) async fn start(kubeconfig: Option<&Path>, node_name: &str, changes: &
     let services = Watch {
         kind: "Service",
         api: Api::<Service>::all(client.clone()),
-        config: watcher::Config::default().labels(SERVICE_LABELS).fields(SERVICE_FIELDS),
+        config: watcher::Config::default().fields(SERVICE_FIELDS),
         convert: convert::service,
         change: Change::Service,
         required: None,

@@ -292,6 +292,32 @@ fn a_cluster_ip_that_the_node_takes_is_left_to_it_before_its_frontends_go() {
 }
 
 #[test]
+fn an_address_is_left_alone_whatever_service_ports_say_of_it() {
+    let mut pair = Pair::new(Sizes { cluster_ips: 1, ..ROOMY });
+    let served = at_cluster_ip(A, Undefined::REFUSE);
+    let left: BTreeSet<IpAddr> = ["10.96.0.1".parse().unwrap()].into();
+    let apply = |pair: &mut Pair, changes: Vec<Change>| {
+        pair.apply(&changes);
+        kinds(&changes)
+    };
+    // A Service that another proxy takes: at no time is its address nobody's.
+    pair.set("web", Some(&served)).unwrap();
+    let changes = pair.tables.leave(&left);
+    assert_eq!(apply(&mut pair, changes), ["leave"]);
+    assert_eq!(kinds(&pair.set("web", None).unwrap()), ["remove", "end", "unname"]);
+    // What is left alone takes room; what finds none is not.
+    assert_eq!(pair.tables.leave(&["10.96.0.1", "10.96.0.2"].map(|addr| addr.parse().unwrap()).into()), []);
+    pair.restart(Sizes { cluster_ips: 1, ..ROOMY });
+    assert_eq!(pair.tables.leave(&left), []);
+    assert_eq!(pair.sweep(), []);
+    // And back.
+    let changes = pair.set("web", Some(&served)).unwrap();
+    assert!(!kinds(&changes).contains(&"refuse") && kinds(&changes).contains(&"insert"), "{changes:?}");
+    let changes = pair.tables.leave_only(&BTreeSet::new());
+    assert_eq!(apply(&mut pair, changes), ["refuse"]);
+}
+
+#[test]
 fn a_cluster_ip_that_nobody_has_any_more_is_swept_after_a_restart() {
     let mut pair = Pair::new(ROOMY);
     let plan = at_cluster_ip(A, Undefined::REFUSE);
