@@ -29,12 +29,15 @@ pub struct Way<F: Ip> {
     pub to: Tuple<F>,
     /// The node stands in for the client, and sends them on itself.
     pub is_masqueraded: bool,
+    /// In whose name they are counted.
+    pub service: ServiceId,
 }
 
 impl<F: Ip> Way<F> {
     #[inline(always)]
     fn of(flow: &Flow<F>) -> Self {
-        Self { to: flow.tuple(), is_masqueraded: flow.owner.state().has(FlowState::MASQUERADED) }
+        let owner = flow.owner;
+        Self { to: flow.tuple(), is_masqueraded: owner.state().has(FlowState::MASQUERADED), service: owner.service() }
     }
 }
 
@@ -78,18 +81,15 @@ pub fn find<F: Ip>(packet: &Packet<F>, side: Side) -> Option<Way<F>> {
             heal(&key, &flow, next, now);
         }
     }
-    count_packet(flow.owner.service(), packet.len);
-    Some(Way { to: flow.tuple(), is_masqueraded: is_masqueraded != 0 })
+    Some(Way { to: flow.tuple(), is_masqueraded: is_masqueraded != 0, service: flow.owner.service() })
 }
 
 /// Finds the flow that a later fragment belongs to. Its state is left to the first fragments.
 #[inline(always)]
-pub fn find_for_fragment<F: Ip>(tuple: Tuple<F>, protocol: Protocol, side: Side, bytes: u32) -> Option<Way<F>> {
+pub fn find_for_fragment<F: Ip>(tuple: Tuple<F>, protocol: Protocol, side: Side) -> Option<Way<F>> {
     let entry = F::flows().get_ptr(&FlowKey::new(tuple, protocol, side))?;
     // SAFETY: as in `find`.
-    let flow = unsafe { core::ptr::read_volatile(entry) };
-    count_packet(flow.owner.service(), bytes);
-    Some(Way::of(&flow))
+    Some(Way::of(&unsafe { core::ptr::read_volatile(entry) }))
 }
 
 /// Whether this life of a backend goes on.
@@ -167,7 +167,13 @@ fn heal<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>, state: FlowState, now: u32) {
     let Ok(scratch) = scratch::<F>() else { return };
     scratch.other_key = key.partner(flow);
     // Looked up first: an insert takes an entry from the LRU list before it finds that the key is there.
-    if F::flows().get_ptr(&scratch.other_key).is_some() {
+    if let Some(held) = F::flows().get_ptr(&scratch.other_key) {
+        // SAFETY: the entry stays readable while the program runs.
+        let is_own = unsafe { (*held).tuple() } == key.tuple().reversed();
+        if !is_own && !state.has(FlowState::REPLY) {
+            // Another flow gets the answers by now: the next packet begins anew.
+            _ = F::flows().remove(key);
+        }
         return;
     }
     let partner_state = if state.has(FlowState::REPLY) { FlowState::NEW } else { FlowState::REPLY };
@@ -239,7 +245,7 @@ pub fn start<F: Ip>(packet: &Packet<F>) -> Step<Way<F>> {
     }
     let may_record = note_start(packet, backend.owner);
     if !packet.may_move() && (packet.flags.rst() || !may_record) {
-        return Ok(Way { to, is_masqueraded: false });
+        return Ok(Way { to, is_masqueraded: false, service: backend.owner });
     }
     if !may_record {
         return Err(End::drop(Reason::FlowsLimited));

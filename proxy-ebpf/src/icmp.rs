@@ -70,7 +70,7 @@ fn read<F: Ip, C: PacketCtx>(ctx: &C, at: usize) -> Step<Option<Quotation<F>>> {
     if !F::is_icmp_error(kind) {
         return Ok(None);
     }
-    let inner = F::read_quoted(ctx, at + HEADER)?;
+    let inner = F::read_piece(ctx, at + HEADER)?;
     let Some(protocol) = Protocol::from_wire(inner.protocol) else { return Ok(None) };
     if matches!(inner.piece, Piece::Later(_)) {
         return Ok(None);

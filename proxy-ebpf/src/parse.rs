@@ -23,6 +23,8 @@ pub struct Packet<F: Ip> {
     pub l4: usize,
     /// Where the packet ends by its network header. What follows there is padding.
     pub end: usize,
+    /// No fragment.
+    pub is_whole: bool,
     /// The length of the packet, link-layer header included.
     pub len: u32,
 }
@@ -108,7 +110,8 @@ pub fn parse_l4<F: Ip, C: PacketCtx>(ctx: &C, l3: &L3<F>) -> Step<Packet<F>> {
         }
     };
     let tuple = Tuple { src: l3.src, dst: l3.dst, src_port, dst_port };
-    Ok(Packet { tuple, protocol, flags, l4: l3.l4, end: l3.end, len: ctx.len() })
+    let is_whole = matches!(l3.piece, Piece::Whole);
+    Ok(Packet { tuple, protocol, flags, l4: l3.l4, end: l3.end, is_whole, len: ctx.len() })
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 use proxy_common::{Protocol, Side, reason::Reason};
 
 use crate::{
+    counters::count_packet,
     ctx::PacketCtx,
     filter::admits,
     flow::{self, Way},
@@ -44,9 +45,10 @@ pub fn from_backend<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
     go(ctx, &packet, &way)
 }
 
-/// Gives a packet its way.
+/// Gives a packet of a known flow its way.
 #[inline(always)]
 fn go<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>, way: &Way<F>) -> Step<Verdict> {
+    count_packet(way.service, packet.len);
     if way.is_masqueraded { Err(flow::leave(way)) } else { translate(ctx, packet, &way.to) }
 }
 
@@ -102,7 +104,11 @@ pub fn early<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
         return Err(End::pass(Reason::NoService));
     }
     let way = flow::find(&packet, Side::Ingress).ok_or(End::UNKNOWN)?;
-    go_early(ctx, &packet, &way)
+    if is_for_tc(&packet, &way) {
+        return Err(End::pass(Reason::NoService));
+    }
+    count_packet(way.service, packet.len);
+    translate_early(ctx, &packet, &way)
 }
 
 /// Finds out where such a frame of no known flow goes.
@@ -119,14 +125,20 @@ pub fn begin_early<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
         return Err(End::pass(Reason::NoService));
     }
     let way = flow::start(&packet)?;
-    go_early(ctx, &packet, &way)
+    if is_for_tc(&packet, &way) {
+        return Err(End::pass(Reason::NoService));
+    }
+    translate_early(ctx, &packet, &way)
+}
+
+/// Whether XDP can do nothing for a packet: it sends nothing on by itself, nor back.
+#[inline(always)]
+fn is_for_tc<F: Ip>(packet: &Packet<F>, way: &Way<F>) -> bool {
+    way.is_masqueraded || way.to.dst == packet.tuple.src
 }
 
 #[inline(always)]
-fn go_early<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>, way: &Way<F>) -> Step<Verdict> {
-    if way.is_masqueraded || way.to.dst == packet.tuple.src {
-        return Err(End::pass(Reason::NoService));
-    }
+fn translate_early<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>, way: &Way<F>) -> Step<Verdict> {
     translate(ctx, packet, &way.to).or(Err(End::drop(Reason::RewriteFailed)))
 }
 
@@ -155,7 +167,9 @@ pub fn rare_to_backend<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Verdict> {
     if !admits(&packet.tuple, Side::Ingress) {
         return Err(judge::<F>(packet.tuple.dst, Reason::NoService));
     }
-    Err(flow::leave(&flow::find(&packet, Side::Ingress).ok_or(End::UNKNOWN)?))
+    let way = flow::find(&packet, Side::Ingress).ok_or(End::UNKNOWN)?;
+    count_packet(way.service, packet.len);
+    Err(flow::leave(&way))
 }
 
 /// The same that leaves the node.
@@ -165,13 +179,15 @@ pub fn rare_from_backend<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Verdict> {
     if !admits(&packet.tuple, Side::Egress) {
         return Err(End::pass(Reason::NoService));
     }
-    Err(flow::leave(&flow::find(&packet, Side::Egress).ok_or(End::pass(Reason::NoService))?))
+    let way = flow::find(&packet, Side::Egress).ok_or(End::pass(Reason::NoService))?;
+    count_packet(way.service, packet.len);
+    Err(flow::leave(&way))
 }
 
 /// A packet without ports: an error about one of a flow; or, where packets enter the node, one to a ClusterIP, which has nothing but ports.
 #[inline(always)]
 pub fn related<F: Ip, C: PacketCtx>(ctx: &mut C, side: Side) -> Step<Verdict> {
-    let l3 = F::read_quoted(ctx, ctx.l3())?;
+    let l3 = F::read_fixed(ctx, ctx.l3())?;
     if let Some(done) = icmp::translate_error(ctx, &l3, side) {
         return done;
     }
@@ -188,7 +204,8 @@ fn follow<F: Ip, C: PacketCtx>(ctx: &mut C, l3: &L3<F>, id: u32, side: Side) -> 
     let lost = if is_lost { End::drop(Reason::FragmentLost) } else { End::pass(Reason::Fragment) };
     let protocol = Protocol::from_wire(l3.protocol).ok_or(lost)?;
     let tuple = fragment::tuple(l3, id).ok_or(lost)?;
-    let way = flow::find_for_fragment(tuple, protocol, side, ctx.len()).ok_or(lost)?;
+    let way = flow::find_for_fragment(tuple, protocol, side).ok_or(lost)?;
+    count_packet(way.service, ctx.len());
     if !way.is_masqueraded {
         return translate_addrs(ctx, &tuple, &way.to);
     }

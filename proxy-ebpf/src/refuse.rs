@@ -34,6 +34,8 @@ const ICMP_HEADER: usize = 8;
 /// How much of the packet is quoted behind its network header: all of TCP's header, because the kernel does not cut a packet before an
 /// unfinished checksum, which lies there.
 const QUOTED_TCP: usize = 20;
+/// The same of SCTP's.
+const QUOTED_SCTP: usize = 12;
 const QUOTED: usize = 8;
 /// The same behind a fragment header of IPv6, with that.
 const QUOTED_FRAGMENT: usize = 16;
@@ -45,28 +47,22 @@ const FRAGMENT_HEADER: u8 = 44;
 /// IPv6.
 #[inline(always)]
 pub fn tell<F: Ip, C: PacketCtx>(ctx: &mut C, news: News) -> Step<Verdict> {
-    let l3 = F::read_quoted(ctx, ctx.l3())?;
+    let l3 = F::read_fixed(ctx, ctx.l3())?;
+    if let Piece::Later(_) = l3.piece {
+        return Err(End::drop(Reason::Unanswered));
+    }
     let reason = match parse_l4::<F, C>(ctx, &l3) {
-        Ok(packet) => {
-            // A reset is no longer than what it answers; an ICMP error is, and could be had in another's name.
-            if news != News::Refused || !packet.flags.opens() {
-                may_tell()?;
-            }
-            answer(ctx, &packet, news)?
-        }
-        Err(end) if end == End::ASIDE => {
-            may_tell()?;
-            answer_other::<F, C>(ctx, &l3, news)?
-        }
+        Ok(packet) => answer(ctx, &packet, news, may_tell)?,
+        Err(end) if end == End::ASIDE => answer_other::<F, C>(ctx, &l3, news)?,
         Err(end) => return Err(end),
     };
     count(reason);
     Ok(Verdict::Reflect)
 }
 
-/// Makes the answer to a packet with ports, and says which it is.
+/// Makes the answer to a packet with ports, and says which it is. Whether it may be an ICMP error is asked before one is made.
 #[inline(always)]
-pub fn answer<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>, news: News) -> Step<Reason> {
+pub fn answer<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>, news: News, may_tell: impl FnOnce() -> Step<()>) -> Step<Reason> {
     let Tuple { src, dst, .. } = packet.tuple;
     // A reset is never answered (RFC 9293 section 3.5.2).
     if packet.l4 != ctx.l3() + F::HEADER || packet.flags.rst() || !F::is_single(src) {
@@ -76,11 +72,12 @@ pub fn answer<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>, news: News) 
         ctx.swap_macs()?;
         return Ok(Reason::RejectReset);
     }
+    may_tell()?;
     let begun = Some(Begun { field: checksum_offset(packet.protocol), sum: begun_checksum(packet) });
     match packet.protocol {
         Protocol::Tcp => quote::<F, C, QUOTED_TCP>(ctx, src, dst, news, begun),
         Protocol::Udp => quote::<F, C, QUOTED>(ctx, src, dst, news, begun),
-        Protocol::Sctp => quote::<F, C, QUOTED>(ctx, src, dst, news, None),
+        Protocol::Sctp => quote::<F, C, QUOTED_SCTP>(ctx, src, dst, news, None),
     }
 }
 
@@ -89,10 +86,11 @@ pub fn answer<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>, news: News) 
 fn answer_other<F: Ip, C: PacketCtx>(ctx: &mut C, l3: &L3<F>, news: News) -> Step<Reason> {
     let quoted = ctx.read::<[u8; QUOTED]>(l3.l4)?;
     let is_error = l3.protocol == F::ICMP && F::is_icmp_error(quoted[0]);
-    let is_plain = l3.l4 == ctx.l3() + F::HEADER && !matches!(l3.piece, Piece::Later(_)) && l3.end >= l3.l4 + QUOTED;
+    let is_plain = l3.l4 == ctx.l3() + F::HEADER && l3.end >= l3.l4 + QUOTED;
     if is_error || !is_plain || !F::is_single(l3.src) {
         return Err(End::drop(Reason::Unanswered));
     }
+    may_tell()?;
     if l3.protocol == FRAGMENT_HEADER && F::IPV6 {
         // Its offset is in the third and fourth byte, but for three bits.
         if quoted[2] != 0 || quoted[3] & 0xf8 != 0 || l3.end < l3.l4 + QUOTED_FRAGMENT {
@@ -106,7 +104,8 @@ fn answer_other<F: Ip, C: PacketCtx>(ctx: &mut C, l3: &L3<F>, news: News) -> Ste
     quote::<F, C, QUOTED>(ctx, l3.src, l3.dst, news, None)
 }
 
-/// Whether this CPU may send one more ICMP error in this second.
+/// Whether this CPU may send one more ICMP error in this second. A reset is no longer than what it answers; an ICMP error is, and could be had in
+/// another's name.
 #[inline(always)]
 fn may_tell() -> Step<()> {
     let limits = limits().ok_or(End::drop(Reason::RefusalsLimited))?;
@@ -195,6 +194,7 @@ fn quote<F: Ip, C: PacketCtx, const L4: usize>(ctx: &mut C, src: F::Addr, dst: F
 fn quoted_sum<C: PacketCtx, const L4: usize>(ctx: &C, at: usize) -> Step<u64> {
     let rest = match L4 {
         QUOTED_TCP => ctx.sum::<3>(at + QUOTED)?,
+        QUOTED_SCTP => ctx.sum::<1>(at + QUOTED)?,
         QUOTED_FRAGMENT => ctx.sum::<2>(at + QUOTED)?,
         _ => 0,
     };
@@ -234,7 +234,7 @@ mod tests {
     fn refused<F: Ip>(frame: &[u8]) -> Step<(Reason, Vec<u8>)> {
         let mut ctx = BufCtx::<2048>::new(frame);
         let packet = crate::parse::parse::<F, _>(&ctx)?;
-        let reason = answer(&mut ctx, &packet, News::Refused)?;
+        let reason = answer(&mut ctx, &packet, News::Refused, || Ok(()))?;
         Ok((reason, ctx.frame().to_vec()))
     }
 

@@ -57,8 +57,9 @@ const PORTS_AT_ONCE: u32 = 16;
 /// of the node's has.
 ///
 /// The first port to be tried depends on the flow, so that one whose entry was lost mostly finds its replies' again. The others are tried in
-/// turn, from where the last search ended: ports are then taken again long after they were given up, and a search that finds none free, after
-/// [`ROUNDS`] times [`PORTS_AT_ONCE`] of them, leaves the rest to the next one.
+/// turn, from where the last search ended: ports are then taken again long after they were given up, and a search that finds none, after
+/// [`ROUNDS`] times [`PORTS_AT_ONCE`] of them, leaves the rest to the next one. In its second half it also takes those of connections that are
+/// over: not before, for the backend may still remember them (TIME-WAIT) and take another client's for theirs.
 #[inline(always)]
 pub(crate) fn reserve_at_node<F: Ip, C: PacketCtx>(ctx: &C, packet: &Packet<F>, source: &SnatSource<F>) -> Step<()> {
     let mut ports = PortChoice::within(F::hash(&packet.tuple, packet.protocol, settings::seed()), source.first_port, source.last_port);
@@ -67,11 +68,18 @@ pub(crate) fn reserve_at_node<F: Ip, C: PacketCtx>(ctx: &C, packet: &Packet<F>, 
     scratch.reply_key = scratch.key.partner(&scratch.flow);
     scratch.reply = scratch.key.partner_flow(&scratch.flow, FlowState::REPLY.with(FlowState::MASQUERADED));
     count(Reason::Masqueraded);
-    if belongs_to(scratch) || ctx.try_node_port::<F>() {
+    if is_own(scratch) {
         return Ok(());
     }
-    for _ in 0..ROUNDS {
-        if ctx.take_node_port::<F>(ports.first, ports.count) {
+    if packet.flags.rst() {
+        // It breaks off what nobody knows.
+        return Err(End::drop(Reason::Unanswered));
+    }
+    if ctx.try_node_port::<F>(false) {
+        return Ok(());
+    }
+    for round in 0..ROUNDS {
+        if ctx.take_node_port::<F>(ports.first, ports.count, round >= ROUNDS / 2) {
             count(Reason::PortCollision);
             return Ok(());
         }
@@ -79,12 +87,15 @@ pub(crate) fn reserve_at_node<F: Ip, C: PacketCtx>(ctx: &C, packet: &Packet<F>, 
     Err(End::drop(Reason::PortsExhausted))
 }
 
-/// Takes the port of the node that stands in the scratch room, if it is free.
+/// Takes the port of the node that stands in the scratch room, if it is free, or if that is enough, its connection is over.
 #[inline(always)]
-pub(crate) fn try_node_port<F: Ip, C: PacketCtx>(ctx: &C) -> bool {
+pub(crate) fn try_node_port<F: Ip, C: PacketCtx>(ctx: &C, if_over: bool) -> bool {
     let Ok(scratch) = scratch::<F>() else { return false };
     // Looked up first: an insert takes an entry from the LRU list before it finds that the key is there.
-    if F::flows().get_ptr(&scratch.reply_key).is_some() || !insert_new(&scratch.reply_key, &scratch.reply) {
+    if F::flows().get_ptr(&scratch.reply_key).is_some() && !(if_over && put_away(scratch)) {
+        return false;
+    }
+    if !insert_new(&scratch.reply_key, &scratch.reply) {
         return false;
     }
     let protocol = Protocol::from_wire(scratch.reply_key.protocol).unwrap_or(Protocol::Sctp);
@@ -98,7 +109,7 @@ pub(crate) fn try_node_port<F: Ip, C: PacketCtx>(ctx: &C) -> bool {
 /// Takes a port of the node out of `count` from `first` on for the flow in the scratch room, and says whether one of those that were tried was
 /// free.
 #[inline(always)]
-pub(crate) fn take_node_port<F: Ip, C: PacketCtx>(ctx: &C, first: u32, count: u32) -> bool {
+pub(crate) fn take_node_port<F: Ip, C: PacketCtx>(ctx: &C, first: u32, count: u32, if_over: bool) -> bool {
     let (Some(cursor), Some(count)) = (SNAT_CURSOR.get_ptr_mut(0), NonZeroU32::new(count)) else { return false };
     // SAFETY: a word of the map. Other CPUs write it, too: at worst a port is tried twice.
     let mut at = unsafe { core::ptr::read_volatile(cursor) };
@@ -106,7 +117,7 @@ pub(crate) fn take_node_port<F: Ip, C: PacketCtx>(ctx: &C, first: u32, count: u3
     for _ in 0..PORTS_AT_ONCE {
         // The step and the number of ports have no divisor in common, so that every port has its turn.
         at = at.wrapping_add(PORT_STEP) % count;
-        found = set_port::<F>(Port::from_host((first + at) as u16)) && ctx.try_node_port::<F>();
+        found = set_port::<F>(Port::from_host((first + at) as u16)) && ctx.try_node_port::<F>(if_over);
         if found {
             break;
         }
@@ -166,20 +177,21 @@ fn is_own<F: Ip>(scratch: &Scratch<F>) -> bool {
 /// Whether the reply entry that is there already may serve for this flow: because it is the same flow's (its other half was lost, or
 /// another CPU is a step ahead), or because the flow that holds it is over and is put out of the way.
 #[inline(always)]
-fn belongs_to<F: Ip>(scratch: &mut Scratch<F>) -> bool {
-    let Some(held) = F::flows().get_ptr(&scratch.reply_key) else {
-        return false;
-    };
+fn belongs_to<F: Ip>(scratch: &Scratch<F>) -> bool {
+    is_own(scratch) || put_away(scratch) && insert_new(&scratch.reply_key, &scratch.reply)
+}
+
+/// Removes the flow that holds the reply entry, if it is over.
+#[inline(always)]
+fn put_away<F: Ip>(scratch: &Scratch<F>) -> bool {
+    let Some(held) = F::flows().get_ptr(&scratch.reply_key) else { return false };
     // SAFETY: the entry stays readable while the program runs.
     let held = unsafe { &*held };
-    if held.tuple() == scratch.reply.tuple() {
-        return true;
-    }
     if !is_over(&scratch.reply_key, held) {
         return false;
     }
     forget(&scratch.reply_key, held);
-    insert_new(&scratch.reply_key, &scratch.reply)
+    true
 }
 
 /// A walk through a range of source ports from a start that depends on the flow.

@@ -1,6 +1,6 @@
 //! Giving a packet another tuple: addresses, ports and both checksums together.
 
-use proxy_common::{Address as _, Port, Protocol, Tuple};
+use proxy_common::{Address as _, Port, Protocol, Tuple, reason::Reason};
 
 use crate::{
     crc::crc_change,
@@ -8,7 +8,7 @@ use crate::{
     ctx::PacketCtx,
     ip::Ip,
     parse::Packet,
-    verdict::{Step, Verdict},
+    verdict::{End, Step, Verdict},
 };
 
 /// Where the checksum is in the transport header.
@@ -70,7 +70,8 @@ pub fn translate_addrs<F: Ip, C: PacketCtx>(ctx: &mut C, from: &Tuple<F>, to: &T
 }
 
 /// Corrects SCTP's checksum, which covers the ports and no addresses. Its sender may have left it to the device, and says so by zeros; that it
-/// comes out as zero happens once in four thousand million packets.
+/// comes out as zero happens once in four thousand million packets. It also covers the fragments of the packet that are yet to come, so that
+/// of a first one it cannot be corrected.
 #[inline(always)]
 fn fix_crc<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>, to: &Tuple<F>) -> Step<()> {
     let pair = |ports: [Port; 2]| u32::from_le_bytes(bytemuck::cast(ports));
@@ -79,6 +80,9 @@ fn fix_crc<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>, to: &Tuple<F>) 
     let old = u32::from_le_bytes(ctx.read(at)?);
     if difference == 0 || old == 0 {
         return Ok(());
+    }
+    if !packet.is_whole {
+        return Err(End::drop(Reason::FragmentLost));
     }
     let new = old ^ crc_change(difference, packet.end.wrapping_sub(packet.l4) as u32 & 0xffff);
     ctx.write(at, new.to_le_bytes())

@@ -150,7 +150,7 @@ fn check_begun<F: Ip>(packet: &Packet<F>, to: &Tuple<F>, [old, new]: [(&[u8], &W
 
 fn check_refusal<F: Ip>(packet: &Packet<F>, wire: &Wire, frame: &[u8]) -> Law<()> {
     let mut ctx = Frame::new(frame);
-    let answered: Step<Reason> = answer(&mut ctx, packet, News::Refused);
+    let answered: Step<Reason> = answer(&mut ctx, packet, News::Refused, || Ok(()));
     let refusal = match answered {
         Ok(reason) => (reason, refusal::check(frame, ctx.frame(), L3)?),
         Err(end) if end == End::pass(Reason::Malformed) => {

@@ -76,11 +76,11 @@ impl<const N: usize> PacketCtx for BufCtx<N> {
         false
     }
 
-    fn try_node_port<F: Ip>(&self) -> bool {
+    fn try_node_port<F: Ip>(&self, _: bool) -> bool {
         false
     }
 
-    fn take_node_port<F: Ip>(&self, _: u32, _: u32) -> bool {
+    fn take_node_port<F: Ip>(&self, _: u32, _: u32, _: bool) -> bool {
         false
     }
 

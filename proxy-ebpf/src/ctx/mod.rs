@@ -60,12 +60,12 @@ pub trait PacketCtx {
     /// Whether a socket of this node would take packets with this tuple.
     fn has_socket<F: Ip>(&self, tuple: &Tuple<F>, protocol: Protocol) -> bool;
 
-    /// Takes the node's port that stands in the scratch room for the flow there, if it is free.
-    fn try_node_port<F: Ip>(&self) -> bool;
+    /// Takes the node's port that stands in the scratch room for the flow there, if it is free, or if that is enough, its connection over.
+    fn try_node_port<F: Ip>(&self, if_over: bool) -> bool;
 
-    /// Takes a free port of the node's, out of `count` from `first` on, for the flow in the scratch room, and says whether there was one among
-    /// those that it tried.
-    fn take_node_port<F: Ip>(&self, first: u32, count: u32) -> bool;
+    /// Takes such a port out of `count` from `first` on for the flow in the scratch room, and says whether there was one among those that it
+    /// tried.
+    fn take_node_port<F: Ip>(&self, first: u32, count: u32, if_over: bool) -> bool;
 
     /// Walks the packet's extension headers of IPv6, of which the first is of kind `first`.
     fn walk_extensions(&self, first: u8) -> ExtensionsWord;

@@ -266,13 +266,13 @@ impl<const L2: bool> PacketCtx for TcCtx<L2> {
     }
 
     #[inline(always)]
-    fn try_node_port<F: Ip>(&self) -> bool {
-        F::try_node_port(self.skb)
+    fn try_node_port<F: Ip>(&self, if_over: bool) -> bool {
+        F::try_node_port(self.skb, if_over)
     }
 
     #[inline(always)]
-    fn take_node_port<F: Ip>(&self, first: u32, count: u32) -> bool {
-        F::take_node_port(self.skb, first, count)
+    fn take_node_port<F: Ip>(&self, first: u32, count: u32, if_over: bool) -> bool {
+        F::take_node_port(self.skb, first, count, if_over)
     }
 
     #[inline(always)]

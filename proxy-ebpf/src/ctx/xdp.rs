@@ -119,12 +119,12 @@ impl PacketCtx for XdpCtx {
     }
 
     #[inline(always)]
-    fn try_node_port<F: Ip>(&self) -> bool {
+    fn try_node_port<F: Ip>(&self, _: bool) -> bool {
         false
     }
 
     #[inline(always)]
-    fn take_node_port<F: Ip>(&self, _: u32, _: u32) -> bool {
+    fn take_node_port<F: Ip>(&self, _: u32, _: u32, _: bool) -> bool {
         false
     }
 

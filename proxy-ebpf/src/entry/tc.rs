@@ -94,6 +94,10 @@ impl Hook for Out {
 
 #[inline(always)]
 fn run<H: Hook, const L2: bool>(skb: *mut __sk_buff) -> i32 {
+    if L2 && is_tagged(skb) {
+        count(Reason::NotIp);
+        return TC_ACT_UNSPEC;
+    }
     match ethertype(skb) {
         V4::ETHERTYPE => walked::<V4, H, L2>(skb),
         V6::ETHERTYPE => walked::<V6, H, L2>(skb),
@@ -102,6 +106,14 @@ fn run<H: Hook, const L2: bool>(skb: *mut __sk_buff) -> i32 {
             TC_ACT_UNSPEC
         }
     }
+}
+
+/// Whether a packet is a VLAN's: the tag is no longer in the frame, and the packet belongs to another device. VLAN 0 is none.
+#[inline(always)]
+fn is_tagged(skb: *mut __sk_buff) -> bool {
+    const VLAN_ID: u32 = 0xfff;
+    // SAFETY: the context is the kernel's own, and valid as long as the program runs.
+    unsafe { (*skb).vlan_present != 0 && (*skb).vlan_tci & VLAN_ID != 0 }
 }
 
 /// The whole way of a packet.

@@ -12,7 +12,7 @@ use crate::{
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+pub(super) const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 
@@ -24,8 +24,9 @@ const MAX_LEN: usize = 96;
 /// The fragment header (RFC 8200 section 4.5).
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct FragmentHeader {
-    next: u8,
+pub(super) struct FragmentHeader {
+    /// The kind of the header that follows.
+    pub(super) next: u8,
     reserved: u8,
     offset: Port,
     id: u32,
@@ -34,6 +35,19 @@ struct FragmentHeader {
 /// The offset in a fragment header, and the flag that says that there are more.
 const FRAGMENT_OFFSET: u16 = 0xfff8;
 const MORE_FRAGMENTS: u16 = 1;
+
+impl FragmentHeader {
+    /// Which piece of its datagram a packet with this header is.
+    #[inline(always)]
+    pub(super) fn piece(&self) -> Piece {
+        let field = self.offset.to_host();
+        match (field & FRAGMENT_OFFSET, field & MORE_FRAGMENTS) {
+            (0, 0) => Piece::Whole,
+            (0, _) => Piece::First(self.id),
+            _ => Piece::Later(self.id),
+        }
+    }
+}
 
 /// Whether a header of this kind is an extension header that is stepped over.
 #[inline(always)]
@@ -110,12 +124,10 @@ fn read<C: PacketCtx>(ctx: &C, first: u8) -> Step<Extensions> {
                     break;
                 }
                 next = header.next;
-                let field = header.offset.to_host();
-                if field & FRAGMENT_OFFSET != 0 {
-                    return Ok(Extensions { next, len: len as u8, piece: Piece::Later(header.id) });
-                }
-                if field & MORE_FRAGMENTS != 0 {
-                    piece = Piece::First(header.id);
+                match header.piece() {
+                    Piece::Later(id) => return Ok(Extensions { next, len: len as u8, piece: Piece::Later(id) }),
+                    Piece::First(id) => piece = Piece::First(id),
+                    Piece::Whole => {}
                 }
                 continue;
             }

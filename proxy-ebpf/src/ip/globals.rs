@@ -19,10 +19,10 @@ pub trait Globals: Family {
     fn try_port(port: Port) -> bool;
 
     /// [`try_node_port`](crate::snat::try_node_port).
-    fn try_node_port(skb: *mut __sk_buff) -> bool;
+    fn try_node_port(skb: *mut __sk_buff, if_over: bool) -> bool;
 
     /// [`take_node_port`](crate::snat::take_node_port).
-    fn take_node_port(skb: *mut __sk_buff, first: u32, count: u32) -> bool;
+    fn take_node_port(skb: *mut __sk_buff, first: u32, count: u32, if_over: bool) -> bool;
 }
 
 macro_rules! globals {
@@ -42,16 +42,16 @@ macro_rules! globals {
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $try_node_port(skb: *mut __sk_buff) -> u32 {
+        extern "C" fn $try_node_port(skb: *mut __sk_buff, if_over: u32) -> u32 {
             // SAFETY: the context that the kernel gave to the program.
-            u32::from(snat::try_node_port::<$family, _>(&unsafe { TcCtx::<true>::pulled(skb) }))
+            u32::from(snat::try_node_port::<$family, _>(&unsafe { TcCtx::<true>::pulled(skb) }, if_over != 0))
         }
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $take_node_port(skb: *mut __sk_buff, first: u32, count: u32) -> u32 {
+        extern "C" fn $take_node_port(skb: *mut __sk_buff, first: u32, count: u32, if_over: u32) -> u32 {
             // SAFETY: as above.
-            u32::from(snat::take_node_port::<$family, _>(&unsafe { TcCtx::<true>::pulled(skb) }, first, count))
+            u32::from(snat::take_node_port::<$family, _>(&unsafe { TcCtx::<true>::pulled(skb) }, first, count, if_over != 0))
         }
 
         impl Globals for $family {
@@ -67,13 +67,13 @@ macro_rules! globals {
             }
 
             #[inline(always)]
-            fn try_node_port(skb: *mut __sk_buff) -> bool {
-                $try_node_port(skb) != 0
+            fn try_node_port(skb: *mut __sk_buff, if_over: bool) -> bool {
+                $try_node_port(skb, u32::from(if_over)) != 0
             }
 
             #[inline(always)]
-            fn take_node_port(skb: *mut __sk_buff, first: u32, count: u32) -> bool {
-                $take_node_port(skb, first, count) != 0
+            fn take_node_port(skb: *mut __sk_buff, first: u32, count: u32, if_over: bool) -> bool {
+                $take_node_port(skb, first, count, u32::from(if_over)) != 0
             }
         }
     };

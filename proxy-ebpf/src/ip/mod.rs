@@ -81,9 +81,11 @@ pub trait Ip: Globals {
     /// Reads the network header of any packet, and steps over its options.
     fn read_l3<C: PacketCtx>(ctx: &C) -> Step<L3<Self>>;
 
-    /// Reads a network header at `offset` that an ICMP error quotes. Of one that is followed by anything but a transport header, such as a
-    /// later fragment, or an extension header of IPv6, there is none.
-    fn read_quoted<C: PacketCtx>(ctx: &C, offset: usize) -> Step<L3<Self>>;
+    /// Reads the network header at `offset`, and of what follows in IPv6 nothing: an extension header is the protocol then.
+    fn read_fixed<C: PacketCtx>(ctx: &C, offset: usize) -> Step<L3<Self>>;
+
+    /// The same with a fragment header of IPv6, if that is what follows: a packet that is quoted in an ICMP error may have one.
+    fn read_piece<C: PacketCtx>(ctx: &C, offset: usize) -> Step<L3<Self>>;
 
     /// Writes other addresses into the network header at `offset`, and corrects its checksum: the change of the header's words.
     fn write_addrs_at<C: PacketCtx>(ctx: &mut C, offset: usize, old: &Tuple<Self>, new: &Tuple<Self>) -> Step<Delta>;

@@ -104,12 +104,17 @@ impl Ip for V4 {
 
     #[inline(always)]
     fn read_l3<C: PacketCtx>(ctx: &C) -> Step<L3<Self>> {
-        Self::read_quoted(ctx, ctx.l3())
+        Self::read_fixed(ctx, ctx.l3())
     }
 
     #[inline(always)]
-    fn read_quoted<C: PacketCtx>(ctx: &C, offset: usize) -> Step<L3<Self>> {
+    fn read_fixed<C: PacketCtx>(ctx: &C, offset: usize) -> Step<L3<Self>> {
         ctx.read::<Header>(offset)?.l3(offset)
+    }
+
+    #[inline(always)]
+    fn read_piece<C: PacketCtx>(ctx: &C, offset: usize) -> Step<L3<Self>> {
+        Self::read_fixed(ctx, offset)
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@ use proxy_common::{Addr6, Address as _, Port, Tuple, V6, reason::Reason};
 
 use super::{
     Ip, L3, Piece,
-    extensions::{Extensions, is_extension},
+    extensions::{self, Extensions, FragmentHeader, is_extension},
     is_less, opaque, port_pair,
 };
 use crate::{
@@ -66,13 +66,13 @@ impl Ip for V6 {
 
     #[inline(always)]
     fn read_common<C: PacketCtx>(ctx: &C) -> Step<L3<Self>> {
-        let l3 = Self::read_quoted(ctx, ctx.l3())?;
+        let l3 = Self::read_fixed(ctx, ctx.l3())?;
         if is_extension(l3.protocol) { Err(End::ASIDE) } else { Ok(l3) }
     }
 
     #[inline(always)]
     fn read_l3<C: PacketCtx>(ctx: &C) -> Step<L3<Self>> {
-        let l3 = Self::read_quoted(ctx, ctx.l3())?;
+        let l3 = Self::read_fixed(ctx, ctx.l3())?;
         if !is_extension(l3.protocol) {
             return Ok(l3);
         }
@@ -81,7 +81,7 @@ impl Ip for V6 {
     }
 
     #[inline(always)]
-    fn read_quoted<C: PacketCtx>(ctx: &C, offset: usize) -> Step<L3<Self>> {
+    fn read_fixed<C: PacketCtx>(ctx: &C, offset: usize) -> Step<L3<Self>> {
         let header = ctx.read::<Header>(offset)?;
         let [version, ..] = header.version_class_flow.to_ne_bytes();
         if version >> 4 != 6 {
@@ -90,6 +90,16 @@ impl Ip for V6 {
         let l4 = offset + Self::HEADER;
         let end = l4 + usize::from(header.payload_len.to_host());
         Ok(L3 { src: header.src, dst: header.dst, protocol: header.next, l4, end, piece: Piece::Whole })
+    }
+
+    #[inline(always)]
+    fn read_piece<C: PacketCtx>(ctx: &C, offset: usize) -> Step<L3<Self>> {
+        let l3 = Self::read_fixed(ctx, offset)?;
+        if l3.protocol != extensions::FRAGMENT {
+            return Ok(l3);
+        }
+        let header = ctx.read::<FragmentHeader>(l3.l4)?;
+        Ok(L3 { protocol: header.next, l4: l3.l4 + size_of::<FragmentHeader>(), piece: header.piece(), ..l3 })
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! XDP before tc: it does to a frame what tc would do, or nothing.
 
-use proxy_common::reason::Reason;
+use proxy_common::{Protocol, reason::Reason};
 use proxy_daemon::{maps::Direction, net::Role};
 use shunt_tests::{
     Family, addr, gate,
@@ -10,7 +10,10 @@ use shunt_tests::{
     tracer::{Hook, Outcome},
 };
 
-use crate::expect::{Setup, data, datagram, entries, pod_at, syn};
+use crate::{
+    expect::{Setup, data, datagram, entries, pod_at, port_name, syn},
+    masquerade,
+};
 
 const FROM_OUTSIDE: Hook = Hook { role: Role::Uplink, direction: Direction::Ingress };
 
@@ -65,6 +68,26 @@ fn a_flow_may_change_between_xdp_and_tc() {
         let answer = Packet::decode(&answer.frame).unwrap();
         assert_eq!((answer.src, answer.dst), (service, client));
         setup.assert_counted(&[]);
+    }
+}
+
+/// What the node sends on is counted where that is done.
+#[test]
+fn a_flow_that_is_left_to_tc_is_not_counted_here() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = masquerade::Setup::new();
+    for family in Family::ALL {
+        let (client, frontend) = (masquerade::client(family, 50_000), masquerade::node_port(family));
+        setup.sent_on(&syn(client, frontend));
+        let packets = |setup: &masquerade::Setup| setup.node.service_counters(&port_name(1, Protocol::Tcp)).unwrap().packets;
+        let before = packets(&setup);
+        let frame = data(client, frontend).build();
+        assert_eq!(setup.node.run_xdp(&frame).unwrap(), frame);
+        assert_eq!(packets(&setup), before);
+        setup.sent_on(&data(client, frontend));
+        assert_eq!(packets(&setup), before + 1);
     }
 }
 

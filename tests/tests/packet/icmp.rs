@@ -6,6 +6,7 @@ use proxy_common::reason::Reason;
 use shunt_tests::{
     Family, addr, gate,
     packet::{L4, Packet, verify_checksums},
+    rows::frames,
     test_run::{NEEDS, Ran, TestNode, Verdict},
     tracer::Hook,
 };
@@ -78,6 +79,37 @@ fn a_client_hears_of_its_own_packets() {
                 }
             }
         }
+        setup.node.forget_flows().unwrap();
+    }
+}
+
+/// A router quotes what it could not send on, and over IPv6 that is mostly a fragment: only a sender makes some.
+#[test]
+fn a_client_hears_of_the_first_fragment_of_what_it_sent() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    setup.serve(1, &[BACKEND]);
+    for family in Family::ALL {
+        let (client, service) = (pod_at(family, CLIENT, 40_000), service_at(family, 1));
+        let backend = setup.backend(&datagram(client, service));
+        setup.ignore_counted();
+        let quoted = |to: SocketAddr| {
+            let sent = Packet::udp(client, to).payload(vec![7; 4000]);
+            let fragments = frames::fragments(&sent, 1400, 7);
+            let (too_big, router) = (kinds(family)[1], pod_at(family, ROUTER, 0));
+            [0, 1].map(|n| Packet { payload: fragments[n][14..][..200].to_vec(), ..error(router, &datagram(client, to), too_big, 8) })
+        };
+        let ([first, later], [expected, _]) = (quoted(backend), quoted(service));
+        let heard = run(&mut setup.node, POD_EGRESS, &first);
+        // The checksum of the datagram, of which only the beginning is quoted, is corrected by what changes.
+        let expected = Packet { eth_src: heard.eth_src, eth_dst: heard.eth_dst, ..expected };
+        assert_eq!(heard, expected);
+        setup.assert_counted(&[Reason::IcmpError]);
+        let frame = later.build();
+        assert_eq!(setup.node.run(POD_EGRESS, &frame).unwrap(), Ran { verdict: Verdict::Next, frame });
+        setup.assert_counted(&[Reason::OtherProtocol]);
         setup.node.forget_flows().unwrap();
     }
 }

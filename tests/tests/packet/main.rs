@@ -38,6 +38,8 @@ mod moving;
 #[cfg(test)]
 mod no_ethernet;
 #[cfg(test)]
+mod ports;
+#[cfg(test)]
 mod sctp;
 #[cfg(test)]
 mod source_ranges;

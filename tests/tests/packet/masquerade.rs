@@ -1,13 +1,9 @@
 //! Clients outside whose backend is on another node: the node stands in for them and sends packets on itself, both ways.
 
-use std::{
-    collections::BTreeSet,
-    net::{SocketAddr, UdpSocket},
-    ops::RangeInclusive,
-};
+use std::{net::SocketAddr, ops::RangeInclusive};
 
 use proxy_common::{FlowState, Protocol, Side, reason::Reason};
-use proxy_daemon::{config::Sizes, datapath::Options, plan::Settings};
+use proxy_daemon::{datapath::Options, plan::Settings};
 use shunt_tests::{
     Family, addr, gate,
     objects::{Endpoint, Service},
@@ -16,46 +12,46 @@ use shunt_tests::{
     test_run::{NEEDS, OPTIONS, SNAT_PORTS, TUNNEL_MTU, TestNode, Verdict},
 };
 
-use crate::expect::{Entry, POD_INGRESS, PORT, TARGET, UPLINK_INGRESS, data, datagram, entries, evict, syn};
+use crate::expect::{Entry, POD_INGRESS, PORT, TARGET, UPLINK_INGRESS, datagram, entries, syn};
 
 const NODE_PORT: u16 = 30_080;
 /// A pod of this node.
 const HERE: u8 = 6;
 
-struct Setup {
-    node: TestNode,
+pub(crate) struct Setup {
+    pub(crate) node: TestNode,
 }
 
 type Opening = fn(SocketAddr, SocketAddr) -> Packet;
 const OPENINGS: [(Protocol, Opening); 2] = [(Protocol::Tcp, syn), (Protocol::Udp, datagram)];
 
-fn families_and_openings() -> impl Iterator<Item = (Family, Protocol, Opening)> {
+pub(crate) fn families_and_openings() -> impl Iterator<Item = (Family, Protocol, Opening)> {
     Family::ALL.into_iter().flat_map(|family| OPENINGS.map(|(protocol, opening)| (family, protocol, opening)))
 }
 
-fn client(family: Family, port: u16) -> SocketAddr {
+pub(crate) fn client(family: Family, port: u16) -> SocketAddr {
     addr::client().at(family, port)
 }
 
-fn node_port(family: Family) -> SocketAddr {
+pub(crate) fn node_port(family: Family) -> SocketAddr {
     addr::node(1).at(family, NODE_PORT)
 }
 
-fn external_ip(family: Family) -> SocketAddr {
+pub(crate) fn external_ip(family: Family) -> SocketAddr {
     addr::external_ips(1).at(family, PORT)
 }
 
-fn backend(family: Family) -> SocketAddr {
+pub(crate) fn backend(family: Family) -> SocketAddr {
     addr::pod(2, 6).at(family, TARGET)
 }
 
 impl Setup {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(SNAT_PORTS, OPTIONS)
     }
 
     /// A Service with one backend, on another node.
-    fn with(ports: RangeInclusive<u16>, options: Options) -> Self {
+    pub(crate) fn with(ports: RangeInclusive<u16>, options: Options) -> Self {
         let cluster = Cluster::of_node("n1", &addr::node(1).both());
         Self::of(cluster, &Endpoint::at(addr::pod(2, 6), "n2"), ports, options)
     }
@@ -77,7 +73,7 @@ impl Setup {
 
     /// Runs a packet from outside that must be sent on: as it is then.
     #[track_caller]
-    fn sent_on(&mut self, packet: &Packet) -> Packet {
+    pub(crate) fn sent_on(&mut self, packet: &Packet) -> Packet {
         self.sent_on_frame(&packet.build())
     }
 
@@ -90,20 +86,20 @@ impl Setup {
     }
 
     #[track_caller]
-    fn assert_dropped(&mut self, packet: &Packet, reason: Reason) {
+    pub(crate) fn assert_dropped(&mut self, packet: &Packet, reason: Reason) {
         self.ignore_counted();
         assert_eq!(self.node.run(UPLINK_INGRESS, &packet.build()).unwrap().verdict, Verdict::Shot);
         assert!(self.node.take_counted().unwrap().contains(&(reason, 1)));
     }
 
     #[track_caller]
-    fn assert_counted(&mut self, reasons: &[Reason]) {
+    pub(crate) fn assert_counted(&mut self, reasons: &[Reason]) {
         let mut expected: Vec<_> = reasons.iter().map(|reason| (*reason, 1)).collect();
         expected.sort_unstable();
         assert_eq!(self.node.take_counted().unwrap(), expected);
     }
 
-    fn ignore_counted(&mut self) {
+    pub(crate) fn ignore_counted(&mut self) {
         drop(self.node.take_counted().unwrap());
     }
 }
@@ -197,102 +193,6 @@ fn the_operator_says_who_is_stood_in_for_where_the_backend_is_here() {
 }
 
 #[test]
-fn flows_that_would_meet_at_the_backend_have_ports_of_their_own() {
-    if gate::skip(NEEDS) {
-        return;
-    }
-    let mut setup = Setup::new();
-    for (family, _, opening) in families_and_openings() {
-        let mut sources = BTreeSet::new();
-        let mut flows = Vec::new();
-        for (port, frontend) in (50_000..50_200).flat_map(|port| [(port, node_port(family)), (port, external_ip(family))]) {
-            let client = client(family, port);
-            let source = setup.sent_on(&opening(client, frontend)).src;
-            assert!(sources.insert(source), "{source} is taken twice");
-            flows.push((client, frontend, source));
-        }
-        for (client, frontend, source) in flows {
-            let back = setup.sent_on(&opening(backend(family), source));
-            assert_eq!((back.src, back.dst), (frontend, client), "each answer goes to who has asked");
-        }
-        setup.node.forget_flows().unwrap();
-    }
-}
-
-/// The reply's entry still says which port it was.
-#[test]
-fn a_flow_that_lost_its_entry_finds_its_port_again() {
-    if gate::skip(NEEDS) {
-        return;
-    }
-    let mut setup = Setup::new();
-    for family in Family::ALL {
-        let (client, frontend) = (client(family, 50_000), node_port(family));
-        let there = setup.sent_on(&syn(client, frontend));
-        evict(&mut setup.node, Side::Ingress, Protocol::Tcp, client, frontend);
-        setup.ignore_counted();
-        assert_eq!(setup.sent_on(&data(client, frontend)).src, there.src);
-        setup.assert_counted(&[Reason::Masqueraded, Reason::Midstream, Reason::NewFlow]);
-        setup.node.forget_flows().unwrap();
-    }
-}
-
-#[test]
-fn a_port_that_a_socket_of_the_node_has_is_left_to_it() {
-    if gate::skip(NEEDS) {
-        return;
-    }
-    let mut setup = Setup::with(20_000..=20_002, OPTIONS);
-    for family in Family::ALL {
-        let unspecified = if family == Family::V4 { "0.0.0.0" } else { "[::]" };
-        let _socket = setup.node.place().run(|| UdpSocket::bind(format!("{unspecified}:20001"))).unwrap();
-        let sources = [50_000, 50_001].map(|port| setup.sent_on(&datagram(client(family, port), node_port(family))).src.port());
-        assert_eq!(BTreeSet::from(sources), BTreeSet::from([20_000, 20_002]));
-        setup.assert_dropped(&datagram(client(family, 50_002), node_port(family)), Reason::PortsExhausted);
-        setup.node.forget_flows().unwrap();
-    }
-}
-
-#[test]
-fn every_port_is_found_before_any_is_missed() {
-    if gate::skip(NEEDS) {
-        return;
-    }
-    // More than is tried at once.
-    let mut setup = Setup::with(20_000..=20_149, OPTIONS);
-    for family in Family::ALL {
-        let sources: BTreeSet<u16> =
-            (0..150).map(|n| setup.sent_on(&datagram(client(family, 50_000 + n), node_port(family))).src.port()).collect();
-        assert_eq!(sources, (20_000..=20_149).collect());
-        setup.assert_dropped(&datagram(client(family, 60_000), node_port(family)), Reason::PortsExhausted);
-        setup.node.forget_flows().unwrap();
-    }
-}
-
-/// What one backend and one source address must have room for.
-#[test]
-fn twenty_eight_thousand_flows_reach_one_backend() {
-    if gate::skip(NEEDS) {
-        return;
-    }
-    let options = Options { sizes: Sizes { flows: 1 << 18, ..OPTIONS.sizes }, ..OPTIONS };
-    let mut setup = Setup::with(SNAT_PORTS, options);
-    let runner = setup.node.runner(UPLINK_INGRESS).unwrap();
-    let place = setup.node.place().clone();
-    let dropped = place.run(|| {
-        let sent = (0..28_000_u16).map(|n| datagram(client(Family::V4, 1024 + n), node_port(Family::V4)).build());
-        sent.filter(|frame| runner.run(frame).unwrap().verdict != Verdict::Redirect).count()
-    });
-    assert_eq!(dropped, 0);
-    let sources: BTreeSet<u16> = entries(&setup.node)
-        .into_iter()
-        .filter(|entry| entry.from.0.ip() == addr::client().of(Family::V4))
-        .map(|entry| entry.to.0.port())
-        .collect();
-    assert_eq!(sources.len(), 28_000);
-}
-
-#[test]
 fn the_sender_of_a_packet_that_is_too_large_is_told_how_large_it_may_be() {
     if gate::skip(NEEDS) {
         return;
@@ -313,6 +213,25 @@ fn the_sender_of_a_packet_that_is_too_large_is_told_how_large_it_may_be() {
         assert_eq!(told.l4, L4::Icmp { kind, code, rest: u32::from(TUNNEL_MTU).to_be_bytes() });
         assert_eq!((told.src.ip(), told.dst.ip()), (frontend.ip(), client.ip()));
         assert_eq!(told.payload, sent.build()[14..][..header + 20], "it quotes what was sent");
+        setup.node.forget_flows().unwrap();
+    }
+}
+
+/// Nobody is told twice of one datagram, nor of the middle of one as if there were ports.
+#[test]
+fn of_a_datagram_in_fragments_only_the_first_is_told_of() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    for family in Family::ALL {
+        let sent = Packet::udp(client(family, 50_000), node_port(family)).payload(vec![7; 4000]);
+        let fragments = frames::fragments(&sent, (usize::from(TUNNEL_MTU) + 40) & !7, 1);
+        let told = setup.sent_on_frame(&fragments[0]);
+        assert!(matches!(told.l4, L4::Icmp { .. }), "{told:?}");
+        setup.ignore_counted();
+        assert_eq!(setup.node.run(UPLINK_INGRESS, &fragments[1]).unwrap().verdict, Verdict::Shot);
+        setup.assert_counted(&[Reason::Unanswered]);
         setup.node.forget_flows().unwrap();
     }
 }
@@ -419,6 +338,19 @@ fn fragments_of_such_flows_follow_their_first() {
         let there = Packet::decode(&whole).unwrap();
         assert_eq!(there, one_hop_on(sent.from(there.src).to(backend(family))));
         setup.node.forget_flows().unwrap();
+    }
+}
+
+/// It would hold a port for a connection that nobody has.
+#[test]
+fn what_breaks_off_an_unknown_connection_begins_nothing() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    for family in Family::ALL {
+        setup.assert_dropped(&Packet::tcp(client(family, 50_000), node_port(family), flags::RST), Reason::Unanswered);
+        assert_eq!(entries(&setup.node), []);
     }
 }
 

@@ -131,6 +131,33 @@ fn an_association_stays_with_its_backend_until_it_ends() {
     }
 }
 
+/// The checksum covers what is yet to come: only where the port stays as it is does it, too.
+#[test]
+fn the_first_fragment_of_a_packet_goes_on_if_its_checksum_may_stay() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    serve(&mut setup, 1, 80, 3868, &[BACKEND]);
+    serve(&mut setup, 2, 80, 80, &[BACKEND]);
+    for family in Family::ALL {
+        let fragments = |service| {
+            let packet = sctp(pod_at(family, CLIENT, 40_000), service_at(family, service), DATA, &[7; 3000]);
+            frames::fragments(&packet, 1400, 7)
+        };
+        setup.ignore_counted();
+        assert_eq!(setup.node.run(POD_INGRESS, &fragments(1)[0]).unwrap().verdict, Verdict::Shot);
+        assert!(setup.node.take_counted().unwrap().contains(&(Reason::FragmentLost, 1)));
+        let there: Vec<_> = fragments(2).iter().map(|frame| setup.node.run(POD_INGRESS, frame).unwrap().frame).collect();
+        let whole = frames::joined(&there);
+        assert_eq!(Packet::decode(&whole).unwrap().dst.ip(), pod_at(family, BACKEND, 0).ip());
+        let sctp = &whole[frames::transport(&Packet::udp(pod_at(family, CLIENT, 0), pod_at(family, BACKEND, 0)))..];
+        let zeroed = [&sctp[..CHECKSUM], &[0; 4], &sctp[CHECKSUM + 4..]].concat();
+        assert_eq!(sctp[CHECKSUM..CHECKSUM + 4], crc(&zeroed).to_le_bytes());
+        setup.node.forget_flows().unwrap();
+    }
+}
+
 #[test]
 fn an_association_to_nobody_is_refused() {
     if gate::skip(NEEDS) {
@@ -146,7 +173,22 @@ fn an_association_to_nobody_is_refused() {
         shunt_tests::packet::verify_checksums(&ran.frame).unwrap();
         let answer = Packet::decode(&ran.frame).unwrap();
         let at = frames::transport(&packet) - 14;
-        assert_eq!(answer.payload, packet.build()[14..][..at + 8]);
+        assert_eq!(answer.payload, packet.build()[14..][..at + 12], "all of the header");
         setup.assert_counted(&[Reason::RejectUnreachable]);
     }
+}
+
+/// Anybody can begin one in another's name, and the answer is longer.
+#[test]
+fn refusals_of_associations_are_limited() {
+    const ATTEMPTS: usize = 5000;
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    serve(&mut setup, 1, 80, 3868, &[]);
+    let frame = sctp(pod_at(Family::V4, CLIENT, 40_000), service_at(Family::V4, 1), INIT, b"").build();
+    let limited = (0..ATTEMPTS).filter(|_| setup.node.run(POD_INGRESS, &frame).unwrap().verdict == Verdict::Shot).count();
+    assert!(limited > 0, "each of {ATTEMPTS} was answered");
+    assert!(setup.node.take_counted().unwrap().contains(&(Reason::RefusalsLimited, u64::try_from(limited).unwrap())));
 }
