@@ -21,8 +21,13 @@ type Cast = unsafe extern "C" fn(*mut __sk_buff) -> *const u8;
 pub(super) unsafe fn state(skb: *mut __sk_buff) -> Option<u8> {
     let bit = settings::ip_summed()?;
     let offset = (bit / 8) as usize;
-    // SAFETY: the caller's promise.
-    let byte = if settings::reads_kernel() { unsafe { read_kernel(skb, offset) }? } else { unsafe { cast_and_read(skb, offset) } };
+    let byte = if settings::reads_kernel() {
+        // SAFETY: the caller's promise.
+        unsafe { read_kernel(skb, offset) }?
+    } else {
+        // SAFETY: as above.
+        unsafe { cast_and_read(skb, offset) }
+    };
     Some(byte >> (bit % 8) & 3)
 }
 

@@ -39,7 +39,7 @@ const MORE_FRAGMENTS: u16 = 1;
 impl FragmentHeader {
     /// Which piece of its datagram a packet with this header is.
     #[inline(always)]
-    pub(super) fn piece(&self) -> Piece {
+    pub(super) fn piece(self) -> Piece {
         let field = self.offset.to_host();
         match (field & FRAGMENT_OFFSET, field & MORE_FRAGMENTS) {
             (0, 0) => Piece::Whole,
