@@ -99,7 +99,7 @@ reasons! {
     /// A pod reached itself.
     Hairpin = "hairpin", Note, "a pod reached itself through a service: a packet was sent back to it under the node's address";
     /// What a refusal must not answer.
-    Unanswered = "unanswered", Drop, "a service without endpoints: a reset, a packet with IP options, or one from no single machine's address, none of which is answered";
+    Unanswered = "unanswered", Drop, "a service without endpoints: a reset, a packet with IP options, or one from no single machine's address, none of which is answered; or a reset of no known connection, where the node would stand in";
     /// Too many ICMP errors.
     RefusalsLimited = "refusals_limited", Drop, "a service without endpoints: more ICMP errors than a CPU sends in a second";
     /// Translated in XDP.
@@ -121,7 +121,7 @@ reasons! {
     /// Went through too many routers.
     TimeExceeded = "time_exceeded", Reject, "a packet had gone through as many routers as it may: its sender was told";
     /// A later fragment without a first one.
-    FragmentLost = "fragment_lost", Drop, "a fragment to a Service came before the first one of its datagram, which alone has the ports";
+    FragmentLost = "fragment_lost", Drop, "a fragment to a Service came before the first one of its datagram, which alone has the ports; or is an SCTP packet's, whose checksum it has not";
     /// An ICMP error of a flow.
     IcmpError = "icmp_error", Note, "an ICMP error about a packet of a known flow was translated with what it quotes";
     /// An ICMP redirect of a flow.

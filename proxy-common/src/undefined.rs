@@ -12,7 +12,7 @@ pub struct Undefined(pub u32);
 impl Undefined {
     /// A ClusterIP of a Service that is served here: what it does not define is refused.
     pub const REFUSE: Self = Self(1);
-    /// An address that a device of this node has too (a DNS cache on each node): it is left to the node.
+    /// An address that a device of this node has too (a DNS cache on each node), or that is of another proxy's Service: it is left alone.
     pub const LEAVE: Self = Self(2);
 }
 
