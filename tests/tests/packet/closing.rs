@@ -3,7 +3,7 @@
 use proxy_common::{FlowState, reason::Reason};
 use shunt_tests::{
     Family, gate,
-    packet::{Packet, flags},
+    packet::{L4, Packet, flags},
     test_run::NEEDS,
 };
 
@@ -46,6 +46,29 @@ fn a_connection_is_new_established_and_closing() {
         assert_eq!(states(&setup)[0], ESTABLISHED.with(FIN).with(RST));
         setup.backend(&syn(client, service));
         assert_eq!(states(&setup), [NEW, REPLY], "a new connection on the same ports begins anew");
+    }
+}
+
+/// Whether a segment is within the window is for who gets it to say; one that was not translated would be answered with a reset.
+#[test]
+fn segments_of_any_number_go_their_way() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    setup.serve(1, &[10]);
+    for family in Family::ALL {
+        let (client, service, backend) = (pod_at(family, 3, 40_000), service_at(family, 1), pod_at(family, 10, 8080));
+        setup.backend(&syn(client, service));
+        for number in [0, 1 << 31, u32::MAX] {
+            let of_number = |src, dst| {
+                let l4 = L4::Tcp { flags: flags::ACK, seq: number, ack: number ^ 0x5555_5555, window: 1, options: Vec::new() };
+                Packet { l4, ..data(src, dst) }
+            };
+            let answer = setup.translated(POD_EGRESS, &of_number(backend, client));
+            assert_eq!((answer.src, answer.dst), (service, client));
+            assert_eq!(setup.backend(&of_number(client, service)), backend);
+        }
     }
 }
 

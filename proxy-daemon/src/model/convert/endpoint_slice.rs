@@ -124,6 +124,10 @@ mod tests {
     #[test]
     fn slices_that_are_nobodys_are_left_out() {
         assert_eq!(convert("addressType: FQDN\nendpoints: []").object, None);
+        let text = "metadata: {name: of, labels: {kubernetes.io/service-name: of, service.kubernetes.io/headless: \"\"}}\n\
+                    addressType: IPv4\nendpoints: [{addresses: [10.0.0.1]}]";
+        let headless = endpoint_slice(&serde_yaml_ng::from_str(text).unwrap());
+        assert_eq!((headless.object, headless.problems), (None, vec![]));
         let text = "metadata: {name: lost}\naddressType: IPv4\nendpoints: []";
         let lost = endpoint_slice(&serde_yaml_ng::from_str(text).unwrap());
         assert_eq!((lost.object, lost.problems), (None, vec![Problem::NoServiceLabel]));
