@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use crate::{control_plane, scratch};
+use crate::{control_plane, name::BedName, netns::Netns, scratch};
 
 /// Something a test cannot do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub enum Need {
     Kernel(u32, u32),
     /// A kernel with SCTP. Many have none, so this is never required, and no skip: `cargo xtask kernels` has such.
     Sctp,
+    /// A kernel with VLANs, of which the same is true.
+    Vlan,
 }
 
 /// What building a testbed takes.
@@ -47,9 +49,10 @@ pub fn skip(needs: &[Need]) -> bool {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
     let required = std::env::var("SHUNT_REQUIRE_ALL").is_ok_and(|value| value == "1");
-    assert!(!required || *missing == Need::Sctp, "{test} may not be skipped here but lacks {missing}");
+    let is_elsewhere = matches!(missing, Need::Sctp | Need::Vlan);
+    assert!(!required || is_elsewhere, "{test} may not be skipped here but lacks {missing}");
     // The harness captures what `eprintln` writes and throws it away when the test passes.
-    let word = if *missing == Need::Sctp { "ELSEWHERE" } else { "SKIP" };
+    let word = if is_elsewhere { "ELSEWHERE" } else { "SKIP" };
     let line = format!("{word}: {test}: {missing}\n");
     io::stderr().write_all(line.as_bytes()).expect("standard error is writable");
     true
@@ -69,6 +72,7 @@ impl Need {
             Self::ControlPlane => control_plane::is_available(),
             Self::Kernel(major, minor) => kernel() >= (major, minor),
             Self::Sctp => has_sctp(),
+            Self::Vlan => has_vlan(),
         }
     }
 }
@@ -83,6 +87,7 @@ impl fmt::Display for Need {
             Self::ControlPlane => f.write_str("a control plane (`cargo xtask setup`, or a folder named by KUBEBUILDER_ASSETS)"),
             Self::Kernel(major, minor) => write!(f, "Linux {major}.{minor} or newer"),
             Self::Sctp => f.write_str("a kernel with SCTP"),
+            Self::Vlan => f.write_str("a kernel with VLANs"),
         }
     }
 }
@@ -92,6 +97,11 @@ fn has_sctp() -> bool {
     let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP) };
     // SAFETY: closes what was opened just now, or nothing.
     socket >= 0 && unsafe { libc::close(socket) } == 0
+}
+
+fn has_vlan() -> bool {
+    let devices = "link add below type veth peer name end\nlink add link below name above type vlan id 1\n";
+    Netns::create(&BedName::next().part("vlan")).is_ok_and(|netns| netns.ip(devices).is_ok())
 }
 
 /// Major and minor number of the running kernel; zeros where it does not say.

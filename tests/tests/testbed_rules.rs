@@ -14,6 +14,7 @@ mod tests {
     use serde_json::json;
     use shunt_tests::{
         Addrs, Cases, Client, Cni, Daemon, Family, Host, Node, Pod, Testbed, addr, gate,
+        gate::Need,
         objects::{Endpoint, Service},
         traffic::{EchoServer, UdpClient},
         wait,
@@ -93,6 +94,35 @@ mod tests {
         let cluster_ips = [(HERE, Seen::Node), (ELSEWHERE, Seen::Node), (ITSELF, Seen::Node)];
         // It is about ClusterIPs: outside clients fare as they would without.
         stand_in(&["--masquerade-all"], cluster_ips, [(HERE, Seen::Client), (ELSEWHERE, Seen::Node)]);
+    }
+
+    /// A device with VLANs sees their packets as well, with the tag already taken off: they are the business of the VLAN's own device.
+    #[test]
+    fn packets_of_a_vlan_are_its_devices() {
+        if gate::skip(gate::DAEMON) || gate::skip(&[Need::Vlan]) {
+            return;
+        }
+        let scene = Scene::new();
+        let servers = scene.servers();
+        scene.write(&open("elsewhere", ELSEWHERE), &[Endpoint::pod(&scene.c)]);
+        let vlan = |addr: &str| {
+            format!("link add link eth0 name eth0.100 type vlan id 100\nlink set eth0.100 up\naddr add {addr}/24 dev eth0.100\n")
+        };
+        scene.n1().netns().ip(&vlan("198.18.100.11")).unwrap();
+        scene.bed.router().ip(&vlan("198.18.100.1")).unwrap();
+        let to = addr::external_ips(ELSEWHERE).at(Family::V4, PORT);
+        scene.bed.router().ip(&format!("route replace {} via 198.18.100.11\n", to.ip())).unwrap();
+        let daemon = Daemon::on(scene.n1(), &scene.bed).start().unwrap();
+        let mut cases = Cases::new();
+        cases.run("it is an uplink", || {
+            let devices = daemon.show("devices")?;
+            let roles = devices.as_array().into_iter().flatten().map(|it| (&it["device"], &it["role"])).collect::<Vec<_>>();
+            ensure!(roles.contains(&(&json!("eth0.100"), &json!("uplink"))), "{roles:?}");
+            Ok(())
+        });
+        cases.run("a client comes by it", || sees(scene.client(), to, Seen::Node));
+        cases.finish();
+        drop(servers);
     }
 
     /// Whom the server takes for its client.
