@@ -116,7 +116,7 @@ mod tests {
         let mut cases = Cases::new();
         cases.run("it is an uplink", || {
             let devices = daemon.show("devices")?;
-            let roles = devices.as_array().into_iter().flatten().map(|it| (&it["device"], &it["role"])).collect::<Vec<_>>();
+            let roles = devices.as_array().into_iter().flatten().map(|it| (&it["name"], &it["role"])).collect::<Vec<_>>();
             ensure!(roles.contains(&(&json!("eth0.100"), &json!("uplink"))), "{roles:?}");
             Ok(())
         });
