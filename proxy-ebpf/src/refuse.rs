@@ -15,7 +15,7 @@ use crate::{
     counters::{count, limits},
     csum::{Delta, fold16},
     ctx::PacketCtx,
-    ip::{Ip, L3, Piece},
+    ip::{Ip, L3, Piece, extensions::FRAGMENT},
     parse::{Packet, parse_l4},
     translate::{begun_checksum, checksum_offset, in_wire_order},
     verdict::{End, News, Step, Verdict},
@@ -39,7 +39,6 @@ const QUOTED_SCTP: usize = 12;
 const QUOTED: usize = 8;
 /// The same behind a fragment header of IPv6, with that.
 const QUOTED_FRAGMENT: usize = 16;
-const FRAGMENT_HEADER: u8 = 44;
 
 /// Turns a packet into what its sender is to be told.
 ///
@@ -91,9 +90,9 @@ fn answer_other<F: Ip, C: PacketCtx>(ctx: &mut C, l3: &L3<F>, news: News) -> Ste
         return Err(End::drop(Reason::Unanswered));
     }
     may_tell()?;
-    if l3.protocol == FRAGMENT_HEADER && F::IPV6 {
-        // Its offset is in the third and fourth byte, but for three bits.
-        if quoted[2] != 0 || quoted[3] & 0xf8 != 0 || l3.end < l3.l4 + QUOTED_FRAGMENT {
+    if F::IPV6 && l3.protocol == FRAGMENT {
+        let is_later = matches!(F::read_piece(ctx, ctx.l3())?.piece, Piece::Later(_));
+        if is_later || l3.end < l3.l4 + QUOTED_FRAGMENT {
             return Err(End::drop(Reason::Unanswered));
         }
         return quote::<F, C, QUOTED_FRAGMENT>(ctx, l3.src, l3.dst, news, None);

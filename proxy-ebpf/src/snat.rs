@@ -67,15 +67,13 @@ pub(crate) fn reserve_at_node<F: Ip, C: PacketCtx>(ctx: &C, packet: &Packet<F>, 
     scratch.flow.src_port = ports.next();
     scratch.reply_key = scratch.key.partner(&scratch.flow);
     scratch.reply = scratch.key.partner_flow(&scratch.flow, FlowState::REPLY.with(FlowState::MASQUERADED));
-    count(Reason::Masqueraded);
-    if is_own(scratch) {
-        return Ok(());
-    }
-    if packet.flags.rst() {
+    let has_port = is_own(scratch);
+    if packet.flags.rst() && !has_port {
         // It breaks off what nobody knows.
         return Err(End::drop(Reason::Unanswered));
     }
-    if ctx.try_node_port::<F>(false) {
+    count(Reason::Masqueraded);
+    if has_port || ctx.try_node_port::<F>(false) {
         return Ok(());
     }
     for round in 0..ROUNDS {

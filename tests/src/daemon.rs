@@ -191,6 +191,13 @@ impl Daemon {
         serde_json::from_str(&shown).with_context(|| format!("reading what `show {what}` says"))
     }
 
+    /// How often the programs have counted a reason.
+    pub fn counted(&self, reason: &str) -> Result<u64> {
+        let shown = self.show("counters")?;
+        let row = shown["reasons"].as_array().into_iter().flatten().find(|row| row["reason"] == reason);
+        row.and_then(|row| row["count"].as_u64()).with_context(|| format!("no counter {reason}"))
+    }
+
     /// Asks for programs that log, or that do not, and yields what the daemon says.
     pub fn debug_log(&self, on: bool) -> Result<String> {
         let said = process::output(self.how.shunt("debug").args(["log", if on { "on" } else { "off" }]))?;

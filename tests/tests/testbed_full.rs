@@ -65,9 +65,7 @@ mod tests {
         let pinger = Pinger::start(bed.client(), &[to], 10).unwrap();
         let flood = Flood::from_outside(&bed, flooded, 20_000).unwrap();
         wait::until("the flood to be limited", LIMIT, || {
-            let counters = daemon.show("counters")?;
-            let row = counters["reasons"].as_array().into_iter().flatten().find(|row| row["reason"] == "flows_limited");
-            let count = row.and_then(|row| row["count"].as_u64()).context("no such counter")?;
+            let count = daemon.counted("flows_limited")?;
             ensure!(count > 10_000, "{count} SYNs began no flow");
             Ok(())
         })

@@ -52,9 +52,9 @@ mod tests {
             daemon.restart()?;
             let after = uplink(&daemon)?["xdp"]["link_id"].clone();
             ensure!(before == after && before != Value::Null, "link {before} became {after}");
-            let at = counted(&daemon, "xdp_translated")?;
+            let at = daemon.counted("xdp_translated")?;
             bed.client().connect(scene.node_port(Family::V4))?.expect_server("b")?;
-            ensure!(counted(&daemon, "xdp_translated")? > at, "nothing is translated any more");
+            ensure!(daemon.counted("xdp_translated")? > at, "nothing is translated any more");
             Ok(())
         });
         cases.finish();
@@ -85,7 +85,7 @@ mod tests {
             assert_eq!(bed.client().ask(to).unwrap().server, "b");
             connection
         });
-        assert_eq!(counted(&daemon, "xdp_translated").unwrap(), 0);
+        assert_eq!(daemon.counted("xdp_translated").unwrap(), 0);
         drop(open);
     }
 
@@ -113,7 +113,7 @@ mod tests {
         fn reached(&self, cases: &mut Cases, daemon: &Daemon, family: Family) {
             let (client, to) = (self.bed.client(), self.node_port(family));
             cases.run(format!("TCP over {family}"), || {
-                let (before, left) = (counted(daemon, "xdp_translated")?, counted(daemon, "xdp_done")?);
+                let (before, left) = (daemon.counted("xdp_translated")?, daemon.counted("xdp_done")?);
                 let mut connection = client.connect(to)?;
                 connection.expect_server("b")?;
                 ensure!(client.addrs().contains(connection.seen.ip()), "the server sees {}", connection.seen);
@@ -121,7 +121,7 @@ mod tests {
                 exchange(&connection, 8 << 20)?;
                 // Late packets of the connection are counted between one look and the next.
                 wait::until("tc to leave alone what XDP has translated", LIMIT, || {
-                    let (translated, done) = (counted(daemon, "xdp_translated")?, counted(daemon, "xdp_done")?);
+                    let (translated, done) = (daemon.counted("xdp_translated")?, daemon.counted("xdp_done")?);
                     ensure!(translated > before + 3, "XDP has translated {} packets", translated - before);
                     // A device may join packets on their way from one to the other.
                     ensure!(done > left && done <= translated, "XDP has translated {translated} packets, tc has left {done} alone");
@@ -129,10 +129,10 @@ mod tests {
                 })
             });
             cases.run(format!("UDP over {family}"), || {
-                let before = counted(daemon, "xdp_translated")?;
+                let before = daemon.counted("xdp_translated")?;
                 let server = client.ask(to)?.server;
                 ensure!(server == "b", "answered by {server}");
-                ensure!(counted(daemon, "xdp_translated")? > before, "not by XDP");
+                ensure!(daemon.counted("xdp_translated")? > before, "not by XDP");
                 Ok(())
             });
             cases.run(format!("refused over {family}"), || {
@@ -147,11 +147,5 @@ mod tests {
     fn uplink(daemon: &Daemon) -> Result<Value> {
         let shown = daemon.show("devices")?;
         shown.as_array().into_iter().flatten().find(|device| device["name"] == "eth0").cloned().context("eth0 is not shown")
-    }
-
-    fn counted(daemon: &Daemon, reason: &str) -> Result<u64> {
-        let shown = daemon.show("counters")?;
-        let row = shown["reasons"].as_array().into_iter().flatten().find(|row| row["reason"] == reason).cloned();
-        row.and_then(|row| row["count"].as_u64()).with_context(|| format!("no counter {reason}"))
     }
 }

@@ -71,6 +71,8 @@ pub enum Notice {
 #[derive(Debug, Default)]
 pub struct Model {
     services: BTreeMap<ObjectName, Service>,
+    /// Those of them that are other proxies', which are few.
+    others: BTreeSet<ObjectName>,
     /// By Service, then by slice name.
     slices: BTreeMap<ObjectName, BTreeMap<Arc<str>, Slice>>,
     /// Which Service a slice belongs to: a slice may change hands, and a delete names the slice only.
@@ -165,11 +167,17 @@ impl Model {
         self.dirty.extend(changed_ports(old, Some(&service)));
         self.claims.replace(old, Some(&service), &mut self.dirty);
         self.orphans.remove(&name);
+        if service.is_ours {
+            self.others.remove(&name);
+        } else {
+            self.others.insert(name.clone());
+        }
         self.services.insert(name, service);
     }
 
     fn delete_service(&mut self, name: &ObjectName) {
         let Some(old) = self.services.remove(name) else { return };
+        self.others.remove(name);
         self.dirty.extend(changed_ports(Some(&old), None));
         self.claims.replace(Some(&old), None, &mut self.dirty);
     }
@@ -259,7 +267,7 @@ impl Model {
 
     /// The ClusterIPs of other proxies' Services.
     pub fn others_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.services.values().filter(|service| !service.is_ours).flat_map(|service| &service.cluster_ips).copied()
+        self.others.iter().filter_map(|name| self.services.get(name)).flat_map(|service| &service.cluster_ips).copied()
     }
 
     /// Whether there is a Service of this name.

@@ -74,6 +74,24 @@ pub enum TrafficPolicy {
 // === impl Service ===
 
 impl Service {
+    /// What there is to know of another proxy's.
+    pub fn of_another_proxy(name: ObjectName, cluster_ips: Vec<IpAddr>) -> Self {
+        Self {
+            name,
+            created: None,
+            is_ours: false,
+            kind: ServiceKind::ClusterIp,
+            cluster_ips,
+            external_ips: Vec::new(),
+            load_balancer_ips: Vec::new(),
+            source_ranges: Vec::new(),
+            internal_policy: TrafficPolicy::Cluster,
+            external_policy: TrafficPolicy::Cluster,
+            affinity: None,
+            ports: Vec::new(),
+        }
+    }
+
     /// Whether the Service exists in this family at all: it does when it has a ClusterIP there.
     pub fn has_family(&self, family: IpFamily) -> bool {
         has_family(&self.cluster_ips, family)

@@ -21,6 +21,7 @@ pub(super) type Said = BTreeMap<IpAddr, Undefined>;
 pub(super) struct ClusterIps {
     entries: BTreeMap<IpAddr, Entry>,
     used: ByFamily<u32>,
+    /// What is left alone whatever service ports say: in the name of no service port.
     left: BTreeSet<IpAddr>,
 }
 
@@ -66,10 +67,10 @@ impl ClusterIps {
 
     /// Leaves these addresses alone, as far as there is room, whatever service ports say of them.
     pub(super) fn leave(&mut self, addrs: &BTreeSet<IpAddr>, max: u32, changes: &mut Vec<Change>) {
-        for addr in addrs.difference(&self.left.clone()) {
-            if self.has(addr) || self.used(IpFamily::of(*addr)) < max {
-                self.say(ServiceId::NONE, *addr, Some(Undefined::LEAVE), changes);
-                self.left.insert(*addr);
+        for addr in addrs.difference(&self.left).copied().collect::<Vec<_>>() {
+            if self.has(&addr) || self.used(IpFamily::of(addr)) < max {
+                self.say(ServiceId::NONE, addr, Some(Undefined::LEAVE), changes);
+                self.left.insert(addr);
             }
         }
     }

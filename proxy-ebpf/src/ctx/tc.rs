@@ -68,22 +68,22 @@ impl<const L2: bool> TcCtx<L2> {
         ctx.reaching(headers as u32)
     }
 
+    /// The same packet with so many bytes reachable, or as many as there are.
     #[inline(always)]
     fn reaching(self, headers: u32) -> Step<Self> {
-        let ctx = self;
-        let wanted = if ctx.len() < headers { ctx.len() } else { headers };
-        if ctx.data() + wanted as usize > ctx.data_end() {
-            if ctx.segment_size() == BUFFER_EACH {
+        let wanted = if self.len() < headers { self.len() } else { headers };
+        if self.data() + wanted as usize > self.data_end() {
+            if self.segment_size() == BUFFER_EACH {
                 // The headers are all that the first buffer has; with more than that the kernel could not part the segments any more.
-                return Ok(ctx);
+                return Ok(self);
             }
             // SAFETY: the context is the kernel's own. No pointer into the packet is held here.
-            let error = unsafe { bpf_skb_pull_data(ctx.skb, wanted) };
+            let error = unsafe { bpf_skb_pull_data(self.skb, wanted) };
             if error != 0 {
                 return Err(too_short());
             }
         }
-        Ok(ctx)
+        Ok(self)
     }
 
     /// Whether XDP has marked the packet as one that it has translated.

@@ -12,7 +12,8 @@ use crate::{
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-pub(super) const FRAGMENT: u8 = 44;
+/// The kind of a fragment header.
+pub(crate) const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 

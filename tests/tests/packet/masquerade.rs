@@ -349,7 +349,9 @@ fn what_breaks_off_an_unknown_connection_begins_nothing() {
     }
     let mut setup = Setup::new();
     for family in Family::ALL {
-        setup.assert_dropped(&Packet::tcp(client(family, 50_000), node_port(family), flags::RST), Reason::Unanswered);
+        let frame = Packet::tcp(client(family, 50_000), node_port(family), flags::RST).build();
+        assert_eq!(setup.node.run(UPLINK_INGRESS, &frame).unwrap().verdict, Verdict::Shot);
+        setup.assert_counted(&[Reason::Midstream, Reason::Unanswered]);
         assert_eq!(entries(&setup.node), []);
     }
 }

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{self as api, LoadBalancerIngress, ServiceSpec};
 
 use super::{Converted, LABEL_PROXY_NAME, Problem, address, collect, label, network, object_name, port_number, protocol, unicast_address};
-use crate::model::{ObjectName, Service, ServiceKind, ServicePort, TrafficPolicy};
+use crate::model::{Service, ServiceKind, ServicePort, TrafficPolicy};
 
 const DEFAULT_AFFINITY: Duration = Duration::from_hours(3);
 
@@ -22,7 +22,7 @@ pub fn service(service: &api::Service) -> Converted<Service> {
         return Converted { name, object: None, problems };
     }
     if label(&service.metadata, LABEL_PROXY_NAME).is_some() {
-        return Converted { object: Some(others(name.clone(), kind, cluster_ips)), name, problems };
+        return Converted { object: Some(Service::of_another_proxy(name.clone(), cluster_ips)), name, problems };
     }
     let object = Service {
         created: service.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
@@ -39,24 +39,6 @@ pub fn service(service: &api::Service) -> Converted<Service> {
         name: name.clone(),
     };
     Converted { name, object: Some(object), problems }
-}
-
-/// What there is to know of another proxy's Service.
-fn others(name: ObjectName, kind: ServiceKind, cluster_ips: Vec<IpAddr>) -> Service {
-    Service {
-        name,
-        created: None,
-        is_ours: false,
-        kind,
-        cluster_ips,
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        source_ranges: Vec::new(),
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        affinity: None,
-        ports: Vec::new(),
-    }
 }
 
 /// The kind of a Service that may be served. An `ExternalName` is not, even when it still has a ClusterIP from before.

@@ -2,31 +2,27 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     num::NonZero,
-    os::fd::AsRawFd as _,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::sys::socket;
 
-use super::{Contender, Options, Row, summary::Summary};
+use super::{Contender, Options, Row, acceptor::Acceptor, running::Running, summary::Summary};
 use crate::{
     addr::{self, Family},
     cni::Cni,
-    control_plane::{ControlPlane, ProxyMode},
-    daemon::Daemon,
+    control_plane::ControlPlane,
     host::Host as _,
     netns::Netns,
     objects::{Endpoint, Service},
     pod::Pod,
-    process::Process,
     testbed::Testbed,
     traffic::{Flood, patience},
     wait,
@@ -44,7 +40,7 @@ struct Place {
     to: SocketAddr,
     sink: Sink,
     _pod: Pod,
-    _running: Option<Running>,
+    _running: Running,
 }
 
 /// What was measured in a turn.
@@ -55,11 +51,6 @@ struct Taken {
     during: f64,
     /// SYNs a second.
     sent: f64,
-}
-
-enum Running {
-    Shunt { _daemon: Daemon },
-    KubeProxy { _process: Process },
 }
 
 /// Measures all contenders, with so many SYNs a second.
@@ -92,13 +83,11 @@ impl Place {
         let service = Service::named(&format!("flooded{index}")).cluster_ips(addr::cluster_ips(n));
         let service = service.node_port(PORT, PORT, addr::node_port(n));
         control.api().create_all(&service.with_endpoints(&[Endpoint::pod(&pod)]))?;
-        let running = match contender {
-            Contender::Direct => None,
-            Contender::Shunt => Some(Running::Shunt { _daemon: Daemon::on(node, bed).kubeconfig(control.kubeconfig()).start()? }),
-            Contender::Nftables => Some(Running::KubeProxy { _process: control.kube_proxy(node, ProxyMode::Nftables)? }),
-            Contender::Iptables => Some(Running::KubeProxy { _process: control.kube_proxy(node, ProxyMode::Iptables)? }),
+        let running = Running::start(contender, bed, control, node)?;
+        let to = match contender {
+            Contender::Direct => pod.addrs().at(Family::V4, PORT),
+            Contender::Shunt | Contender::Nftables | Contender::Iptables => node.addrs().at(Family::V4, addr::node_port(n)),
         };
-        let to = if running.is_some() { node.addrs().at(Family::V4, addr::node_port(n)) } else { pod.addrs().at(Family::V4, PORT) };
         wait::until(&format!("{to} through {contender}"), LIMIT, || {
             bed.client().netns().run(|| TcpStream::connect_timeout(&to, Duration::from_secs(1)))?;
             Ok(())
@@ -134,27 +123,23 @@ fn write_all(mut stream: &TcpStream) {
 
 /// A server that reads from one connection at a time and counts.
 struct Sink {
-    listener: TcpListener,
     received: Arc<AtomicU64>,
-    worker: Option<JoinHandle<()>>,
+    _acceptor: Acceptor,
 }
 
 impl Sink {
     fn start(netns: &Netns) -> Result<Self> {
-        let listener = netns.run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT))).context("listening")?;
-        let clone = listener.try_clone().context("sharing a socket")?;
         let received = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&received);
-        let worker = thread::spawn(move || {
+        let acceptor = Acceptor::start(netns, PORT, move |listener| {
             let mut buffer = vec![0; 128 << 10];
-            // Accepting fails once the socket is shut down.
-            while let Ok((mut stream, _)) = clone.accept() {
+            while let Ok((mut stream, _)) = listener.accept() {
                 while let Ok(n @ 1..) = stream.read(&mut buffer) {
                     counted.fetch_add(n as u64, Ordering::Relaxed);
                 }
             }
-        });
-        Ok(Self { listener, received, worker: Some(worker) })
+        })?;
+        Ok(Self { received, _acceptor: acceptor })
     }
 
     /// KiB that come in a second, seen for `turn`.
@@ -163,14 +148,5 @@ impl Sink {
         thread::sleep(turn);
         let received = u32::try_from((self.received.load(Ordering::Relaxed) - before) / KIB).unwrap_or(u32::MAX);
         f64::from(received) / start.elapsed().as_secs_f64()
-    }
-}
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        socket::shutdown(self.listener.as_raw_fd(), socket::Shutdown::Both).ok();
-        if let Some(worker) = self.worker.take() {
-            drop(worker.join());
-        }
     }
 }

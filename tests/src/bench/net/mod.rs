@@ -14,11 +14,13 @@ use self::{
     summary::Summary,
 };
 
+mod acceptor;
 mod cpus;
 mod first_packet;
 mod flood;
 mod measure;
 mod responder;
+mod running;
 mod scene;
 mod summary;
 

@@ -8,12 +8,11 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::{Contender, responder::Responder};
+use super::{Contender, acceptor::Acceptor, responder, running::Running};
 use crate::{
     addr::{self, Addrs, Family},
     cni::Cni,
-    control_plane::{ControlPlane, ProxyMode},
-    daemon::Daemon,
+    control_plane::ControlPlane,
     host::Host as _,
     objects::{Endpoint, Service},
     pod::Pod,
@@ -60,15 +59,8 @@ pub(super) struct Place {
 /// A pod that serves.
 struct Server {
     pod: Pod,
-    _responder: Responder,
+    _responder: Acceptor,
     _iperf: Process,
-}
-
-/// What runs on a contender's node.
-enum Running {
-    Nothing,
-    Shunt { _daemon: Daemon },
-    KubeProxy { _process: Process },
 }
 
 impl Route {
@@ -100,12 +92,7 @@ impl Scene {
             let server = Server::start(node.pod(&format!("server{index}"))?)?;
             let service = addr::cluster_ips(REMOTE + 1 + u8::try_from(index)?);
             publish(&control, &format!("local{index}"), service, &server.pod)?;
-            let running = match contender {
-                Contender::Direct => Running::Nothing,
-                Contender::Shunt => Running::Shunt { _daemon: Daemon::on(node, &bed).kubeconfig(control.kubeconfig()).start()? },
-                Contender::Nftables => Running::KubeProxy { _process: control.kube_proxy(node, ProxyMode::Nftables)? },
-                Contender::Iptables => Running::KubeProxy { _process: control.kube_proxy(node, ProxyMode::Iptables)? },
-            };
+            let running = Running::start(contender, &bed, &control, node)?;
             places.push(Place { contender, client, server, service, remote_pod: remote.pod.addrs(), _running: running });
         }
         let scene = Self { places, remote, services: 0, growths: 0, control, _bed: bed };
@@ -166,7 +153,7 @@ impl Place {
 
 impl Server {
     fn start(pod: Pod) -> Result<Self> {
-        let responder = Responder::start(pod.netns(), RESPONDER)?;
+        let responder = responder::start(pod.netns(), RESPONDER)?;
         let iperf = pod.netns().spawn(&format!("exec iperf3 --server --port {IPERF} >/dev/null"))?;
         Ok(Self { pod, _responder: responder, _iperf: iperf })
     }
