@@ -6,13 +6,14 @@ use std::{
     num::NonZero,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::json;
 
 use super::{Contender, Options, Row, acceptor::Acceptor, running::Running, summary::Summary};
 use crate::{
@@ -24,20 +25,25 @@ use crate::{
     objects::{Endpoint, Service},
     pod::Pod,
     testbed::Testbed,
-    traffic::{Flood, patience},
+    traffic::Flood,
     wait,
 };
 
 const PORT: u16 = 7000;
+/// The Service of the first contender's node: the API server has the first of all itself.
+const FIRST: u8 = 10;
 const KIB: u64 = 1024;
 /// What a stream and a flood take to come up to speed.
 const LEAD: Duration = Duration::from_millis(300);
 const LIMIT: Duration = Duration::from_mins(1);
+/// Between two looks of a writer that has nothing to do.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// A contender's node with a server behind a node port.
 struct Place {
     contender: Contender,
     to: SocketAddr,
+    stream: Stream,
     sink: Sink,
     _pod: Pod,
     _running: Running,
@@ -79,46 +85,86 @@ impl Place {
         let node = bed.node(index);
         let pod = node.pod(&format!("server{index}"))?;
         let sink = Sink::start(pod.netns())?;
-        let n = 1 + u8::try_from(index)?;
+        let n = FIRST + u8::try_from(index)?;
         let service = Service::named(&format!("flooded{index}")).cluster_ips(addr::cluster_ips(n));
-        let service = service.node_port(PORT, PORT, addr::node_port(n));
+        let service = service.node_port(PORT, PORT, addr::node_port(n)).with("ipFamilyPolicy", json!("RequireDualStack"));
         control.api().create_all(&service.with_endpoints(&[Endpoint::pod(&pod)]))?;
         let running = Running::start(contender, bed, control, node)?;
         let to = match contender {
             Contender::Direct => pod.addrs().at(Family::V4, PORT),
             Contender::Shunt | Contender::Nftables | Contender::Iptables => node.addrs().at(Family::V4, addr::node_port(n)),
         };
-        wait::until(&format!("{to} through {contender}"), LIMIT, || {
-            bed.client().netns().run(|| TcpStream::connect_timeout(&to, Duration::from_secs(1)))?;
-            Ok(())
-        })?;
-        Ok(Self { contender, to, sink, _pod: pod, _running: running })
+        let connect = || bed.client().netns().run(|| TcpStream::connect_timeout(&to, Duration::from_secs(1)));
+        let stream = Stream::over(wait::until(&format!("{to} through {contender}"), LIMIT, || Ok(connect()?))?)?;
+        Ok(Self { contender, to, stream, sink, _pod: pod, _running: running })
     }
 
     /// Measures one stream before a flood of so many SYNs a second and in it.
     fn take(&self, bed: &Testbed, rate: u32, turn: Duration) -> Result<Taken> {
         let SocketAddr::V4(to) = self.to else { bail!("floods are of IPv4") };
-        let stream = bed.client().netns().run(|| TcpStream::connect_timeout(&self.to, patience())).context("connecting")?;
-        let writing = stream.try_clone().context("sharing a socket")?;
-        let writer = thread::spawn(move || write_all(&writing));
+        let writing = self.stream.write();
         thread::sleep(LEAD);
         let before = self.sink.rate(turn);
         let flood = Flood::from_outside(bed, to, rate)?;
         thread::sleep(LEAD);
         let during = self.sink.rate(turn);
         let sent = flood.finish();
-        // The writer may have ended by itself, which shows in the figures.
-        stream.shutdown(Shutdown::Both).ok();
-        drop(writer.join());
+        drop(writing);
         ensure!(before > 0.0, "no stream through {}", self.contender);
         Ok(Taken { before, during, sent })
     }
 }
 
-/// Writes until the stream ends.
-fn write_all(mut stream: &TcpStream) {
-    let buffer = vec![0; 128 << 10];
-    while stream.write_all(&buffer).is_ok() {}
+/// A connection that is there from the start, with a thread that writes to it at times: new ones may not come through after a flood.
+struct Stream {
+    connection: TcpStream,
+    is_on: Arc<AtomicBool>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// As long as it is there, the stream is written to.
+struct Writing<'a>(&'a AtomicBool);
+
+impl Stream {
+    fn over(connection: TcpStream) -> Result<Self> {
+        let (mut to, is_on) = (connection.try_clone().context("sharing a socket")?, Arc::new(AtomicBool::new(false)));
+        let on = Arc::clone(&is_on);
+        let writer = thread::spawn(move || {
+            let buffer = vec![0; 128 << 10];
+            loop {
+                if !on.load(Ordering::Relaxed) {
+                    thread::sleep(PAUSE);
+                }
+                // A byte tells whether the connection is still there.
+                let bytes = if on.load(Ordering::Relaxed) { buffer.len() } else { 1 };
+                if to.write_all(&buffer[..bytes]).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Self { connection, is_on, writer: Some(writer) })
+    }
+
+    fn write(&self) -> Writing<'_> {
+        self.is_on.store(true, Ordering::Relaxed);
+        Writing(&self.is_on)
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // The other end may have gone.
+        self.connection.shutdown(Shutdown::Both).ok();
+        if let Some(writer) = self.writer.take() {
+            drop(writer.join());
+        }
+    }
 }
 
 /// A server that reads from one connection at a time and counts.
