@@ -15,11 +15,23 @@ use crate::{
 };
 
 pub(crate) fn run(door: &Door) -> Result<ExitCode> {
+    lint(door)?;
+    setup::run(door, setup::ALL, false)?;
+    build::shunt(door)?;
+    inspect::run(door, None)?;
+    if fuzz::run(door, &fuzz::Selection::SHORT)? != ExitCode::SUCCESS {
+        bail!("the fuzzer found something");
+    }
+    test::all_levels(door, &Selection::STRICT)
+}
+
+/// `cargo xtask lint`: format, conventions, and clippy on all that is compiled, for either target.
+pub(crate) fn lint(door: &Door) -> Result<()> {
     let sh = &door.sh;
     heading("format");
     cmd!(sh, "cargo fmt --all --check").quiet().run().context("checking the format")?;
     tidy::run(door)?;
-    setup::run(door, setup::ALL, false)?;
+    setup::run(door, &[setup::Part::Packages, setup::Part::Bpf], false)?;
     heading("clippy");
     cmd!(sh, "cargo clippy --workspace --all-targets -- -D warnings").quiet().run().context("linting")?;
     // The fuzzer is left out of all other builds: its engine is C++.
@@ -27,13 +39,7 @@ pub(crate) fn run(door: &Door) -> Result<ExitCode> {
         .quiet()
         .run()
         .context("linting the fuzzer")?;
-    lint_programs(door)?;
-    build::shunt(door)?;
-    inspect::run(door, None)?;
-    if fuzz::run(door, &fuzz::Selection::SHORT)? != ExitCode::SUCCESS {
-        bail!("the fuzzer found something");
-    }
-    test::all_levels(door, &Selection::STRICT)
+    lint_programs(door)
 }
 
 /// The programs exist for the BPF target only, so the lints of the workspace do not reach their entry files.

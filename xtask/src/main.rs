@@ -76,6 +76,8 @@ enum Verb {
     },
     /// Check the conventions that no compiler checks.
     Tidy,
+    /// Check format, conventions and clippy's lints, those of the BPF programs too.
+    Lint,
     /// Run everything that continuous integration runs.
     Ci,
 }
@@ -95,6 +97,7 @@ fn dispatch(door: &Door, verb: Verb) -> Result<ExitCode> {
         Verb::Build => build::run(door)?,
         Verb::Inspect { object } => inspect::run(door, object.as_deref())?,
         Verb::Tidy => tidy::run(door)?,
+        Verb::Lint => ci::lint(door)?,
         Verb::Demo { arguments } => return demo::run(door, &arguments),
         Verb::Bench { arguments } => return bench::run(door, &arguments),
         Verb::Test(selection) => return test::run(door, &selection),

@@ -113,7 +113,8 @@ fn run<H: Hook, const L2: bool>(skb: *mut __sk_buff) -> i32 {
 fn is_tagged(skb: *mut __sk_buff) -> bool {
     const VLAN_ID: u32 = 0xfff;
     // SAFETY: the context is the kernel's own, and valid as long as the program runs.
-    unsafe { (*skb).vlan_present != 0 && (*skb).vlan_tci & VLAN_ID != 0 }
+    let skb = unsafe { &*skb };
+    skb.vlan_present != 0 && skb.vlan_tci & VLAN_ID != 0
 }
 
 /// The whole way of a packet.
