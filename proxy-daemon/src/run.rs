@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     admin,
     config::{Config, Xdp},
-    datapath::{self, Attacher, Checksums, Exchanger},
+    datapath::{self, Attacher, Checksums, Exchanger, Programs},
     maps::{KernelMaps, Pins},
     model,
     net::{self, LocalAddresses},
@@ -49,7 +49,7 @@ pub async fn run(config: Config) -> Result<()> {
     let changes = source::start(&config.source, &config.node_name).await?;
     let options = datapath::Options {
         sizes: config.sizes,
-        xdp: config.xdp != Xdp::Off,
+        programs: if config.xdp == Xdp::Off { Programs::Tc } else { Programs::All },
         checksums: Checksums::Cast,
         new_flows: config.new_flows,
         bpf_log: config.bpf_log,

@@ -8,43 +8,44 @@ mod tests {
         process::{Command, Stdio},
     };
 
-    use proxy_daemon::datapath::Checksums;
+    use proxy_daemon::datapath::{Checksums, Options, Programs};
     use shunt_tests::{
         gate,
-        test_run::{NEEDS, TestNode},
+        test_run::{NEEDS, OPTIONS, TestNode},
         verifier,
     };
 
     /// The verifier gives up at a million.
     const MOST: u64 = 100_000;
+    const ALL: Options = Options { programs: Programs::All, ..OPTIONS };
     /// The kernel keeps so many bytes of a name.
     const NAME_LEN: usize = 15;
 
     #[test]
     fn every_program_is_taken() {
         if !gate::skip(NEEDS) {
-            TestNode::new(&[]).unwrap();
+            TestNode::load(&[], ALL).unwrap();
         }
     }
 
     #[test]
     fn every_program_that_has_a_helper_read_is_taken() {
         if !gate::skip(NEEDS) {
-            TestNode::with_checksums(&[], Checksums::Read).unwrap();
+            TestNode::load(&[], Options { checksums: Checksums::Read, ..ALL }).unwrap();
         }
     }
 
     #[test]
     fn every_program_that_calls_helpers_is_taken() {
         if !gate::skip(NEEDS) {
-            TestNode::with_checksums(&[], Checksums::Helpers).unwrap();
+            TestNode::load(&[], Options { checksums: Checksums::Helpers, ..ALL }).unwrap();
         }
     }
 
     #[test]
     fn every_program_that_logs_is_taken() {
         if !gate::skip(NEEDS) {
-            TestNode::with_log(&[]).unwrap();
+            TestNode::load(&[], Options { bpf_log: true, ..ALL }).unwrap();
         }
     }
 
@@ -54,7 +55,7 @@ mod tests {
         if gate::skip(NEEDS) {
             return;
         }
-        let names = TestNode::new(&[]).unwrap().program_names().unwrap();
+        let names = TestNode::load(&[], ALL).unwrap().program_names().unwrap();
         let kinds = [
             ("every_program_is_taken", ""),
             ("every_program_that_has_a_helper_read_is_taken", ", by a read"),

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, fs, io, path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::MapData,
@@ -34,14 +34,24 @@ static LOG_OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 pub struct Options {
     /// The maps' sizes.
     pub sizes: Sizes,
-    /// Whether to load the XDP program.
-    pub xdp: bool,
+    /// The programs to load at once. Any other is loaded by the first who asks for it.
+    pub programs: Programs,
     /// The first way to try in which programs change checksums. The next ones are slower.
     pub checksums: Checksums,
     /// How many flows a CPU begins at most in a second.
     pub new_flows: u32,
     /// Whether to load the object that logs.
     pub bpf_log: bool,
+}
+
+/// Which programs of the object are loaded at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Programs {
+    All,
+    /// All but those for XDP.
+    Tc,
+    /// The clock, and one that tells how the kernel lets programs read a packet's checksum state. For a process that runs few of them itself.
+    Few,
 }
 
 /// The loaded programs. They stay on their devices when this is dropped.
@@ -126,23 +136,37 @@ fn load_for(pins: &Pins, options: Options, constants: Constants, state: Option<C
     let object = if options.bpf_log { LOG_OBJECT } else { OBJECT };
     let patched = state.map(|state| state.put_into(object));
     let mut ebpf = loader.load(patched.as_deref().unwrap_or(object)).context("loading the BPF object")?;
-    let wanted = |program: &Program| options.xdp || !matches!(program, Program::Xdp(_));
-    for (name, program) in ebpf.programs_mut().filter(|(_, program)| wanted(program)) {
-        let loaded = if let Program::Xdp(program) = program {
-            program.load()
-        } else {
-            <&mut SchedClassifier>::try_from(program).with_context(|| format!("program {name}"))?.load()
-        };
-        loaded.map_err(|error| verifier_error(name, error))?;
+    for (name, program) in ebpf.programs_mut().filter(|(name, program)| options.programs.include(name, program)) {
+        verify(name, program)?;
     }
     // Only now that the kernel has taken all of them.
     for (name, program) in ebpf.programs_mut() {
         unpin_program(pins, name)?;
-        if wanted(program) {
+        if options.programs.include(name, program) {
             pin_program(pins, name, program)?;
         }
     }
     Ok(Datapath { ebpf, bpf_log: options.bpf_log, printing: None })
+}
+
+impl Programs {
+    fn include(self, name: &str, program: &Program) -> bool {
+        match self {
+            Self::All => true,
+            Self::Tc => !matches!(program, Program::Xdp(_)),
+            Self::Few => matches!(name, "clock" | "workload_ingress"),
+        }
+    }
+}
+
+/// Has the kernel take a program.
+fn verify(name: &str, program: &mut Program) -> Result<()> {
+    let taken = match program {
+        Program::Xdp(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        _ => bail!("the program {name} is of a type that none of ours has"),
+    };
+    taken.map_err(|error| verifier_error(name, error))
 }
 
 impl Constants {
@@ -223,13 +247,20 @@ fn verifier_error(name: &str, error: ProgramError) -> anyhow::Error {
 impl Datapath {
     /// The program of a name that the object has.
     pub fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
-        let program = self.ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
-        program.try_into().with_context(|| format!("program {name}"))
+        self.loaded(name)?.try_into().with_context(|| format!("program {name}"))
     }
 
-    /// The XDP program, if it was loaded.
+    /// The XDP program.
     pub fn xdp(&mut self) -> Result<&mut Xdp> {
-        self.ebpf.program_mut("uplink_xdp").context("the object has no XDP program")?.try_into().context("uplink_xdp")
+        self.loaded("uplink_xdp")?.try_into().context("uplink_xdp")
+    }
+
+    fn loaded(&mut self, name: &str) -> Result<&mut Program> {
+        let program = self.ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+        if program.fd().is_err() {
+            verify(name, program)?;
+        }
+        Ok(program)
     }
 
     /// Prints what the programs log until this is dropped, from a task of the runtime that calls this. Nothing to do where they do not log.

@@ -24,7 +24,7 @@ pub use self::{
     clock::{Clock, jiffies_per_second},
     exchange::Exchanger,
     kernel::Checksums,
-    load::{Datapath, Options, load},
+    load::{Datapath, Options, Programs, load},
     prepare::{PrepareError, prepare},
     probe::{Feature, features},
     remove::{remove_all, remove_other_versions},

@@ -28,7 +28,7 @@ use ipnet::IpNet;
 use proxy_common::{ANY_DEVICE, Address as _, Family, Port, SnatSource, V4, V6, reason::Reason};
 use proxy_daemon::{
     config::Sizes,
-    datapath::{self, Checksums, Datapath, Options},
+    datapath::{self, Checksums, Datapath, Options, Programs},
     maps::{KernelMaps, Maps as _, Pins},
     model::ServicePortName,
     tables::{self, Tables},
@@ -57,7 +57,7 @@ const A_WHILE: Duration = Duration::from_mins(2);
 /// How programs and maps are loaded in every test that does not ask for others.
 pub const OPTIONS: Options = Options {
     sizes: Sizes { frontends: 256, backends: 1024, flows: 4096, services: 64, sources: 2048, affinity: 1024 },
-    xdp: true,
+    programs: Programs::Few,
     checksums: Checksums::Cast,
     new_flows: u32::MAX,
     bpf_log: false,
@@ -93,11 +93,6 @@ impl TestNode {
     /// The same with programs that change checksums in this way, or in the next one that this machine has.
     pub fn with_checksums(masquerade: &[IpAddr], checksums: Checksums) -> Result<Self> {
         Self::load(masquerade, Options { checksums, ..OPTIONS })
-    }
-
-    /// The same with programs that log what they decide.
-    pub fn with_log(masquerade: &[IpAddr]) -> Result<Self> {
-        Self::load(masquerade, Options { bpf_log: true, ..OPTIONS })
     }
 
     /// Loads everything, as it is told, for programs that run in a namespace with ways to the world and to pods, and stand in for others with

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use proxy_daemon::{
     config::Sizes,
-    datapath::{Checksums, Options},
+    datapath::{Checksums, Options, Programs},
 };
 
 use super::{
@@ -125,7 +125,7 @@ fn serve(flows: u32, checksums: Checksums) -> Result<TestNode> {
     let mut cluster = Cluster::of_node("n1", &node);
     let service = Service::named("s1").cluster_ips(addr::cluster_ips(1)).node_port(PORT, TARGET, NODE_PORT);
     cluster.apply(service.with_endpoints(&[Endpoint::at(sample::backend(), "n1")]));
-    let options = Options { sizes: Sizes { flows, ..OPTIONS.sizes }, checksums, ..OPTIONS };
+    let options = Options { sizes: Sizes { flows, ..OPTIONS.sizes }, programs: Programs::All, checksums, ..OPTIONS };
     let mut test = TestNode::load(&node, options)?;
     test.apply(&cluster.plans())?;
     Ok(test)
