@@ -109,6 +109,7 @@ impl RowFlags {
     }
 
     /// The kind alone.
+    #[inline(always)]
     #[must_use]
     pub const fn kind(self) -> Self {
         Self(self.0 & 0xff)

@@ -40,7 +40,9 @@ pub struct SnatSource<F: Family> {
     /// The last port that may be used as a source.
     pub last_port: Port,
     /// The largest packet that the device takes, network header included; zero where it is not known.
-    pub mtu: u32,
+    pub mtu: u16,
+    /// One where packets leave the device without an Ethernet header, zero where they have one.
+    pub bare: u16,
 }
 
 /// The key of the address for devices without an entry of their own.
@@ -50,5 +52,5 @@ pub const ANY_DEVICE: u32 = 0;
 /// whose number of ports is no multiple of it. The daemon gives them no other.
 pub const PORT_STEP: u32 = 7919;
 
-pod!(SnatSource<V4>: 12 { addr, first_port, last_port, mtu });
-pod!(SnatSource<V6>: 24 { addr, first_port, last_port, mtu });
+pod!(SnatSource<V4>: 12 { addr, first_port, last_port, mtu, bare });
+pod!(SnatSource<V6>: 24 { addr, first_port, last_port, mtu, bare });

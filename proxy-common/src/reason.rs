@@ -61,7 +61,7 @@ impl Class {
 
 reasons! {
     /// Not IPv4 or IPv6.
-    NotIp = "not_ip", Pass, "not an IPv4 or IPv6 packet";
+    NotIp = "not_ip", Pass, "not an IPv4 or IPv6 packet, or one of a VLAN's, which has a device of its own";
     /// Neither TCP nor UDP.
     OtherProtocol = "other_protocol", Pass, "none of TCP, UDP and SCTP";
     /// A piece of an IP datagram.
@@ -126,11 +126,13 @@ reasons! {
     IcmpError = "icmp_error", Note, "an ICMP error about a packet of a known flow was translated with what it quotes";
     /// An ICMP redirect of a flow.
     IcmpRedirect = "icmp_redirect", Drop, "an ICMP redirect about a packet of a known flow: who gets it does not know the address that it is about";
+    /// A frame with another machine's hardware address.
+    OtherHost = "other_host", Pass, "a frame for another machine, which the device takes because somebody listens to everything on it";
 }
 
 impl Reason {
     /// How many there are.
-    pub const COUNT: u32 = 33;
+    pub const COUNT: u32 = 34;
 
     /// The index in `REASONS`.
     #[inline(always)]

@@ -24,7 +24,7 @@ use crate::{
     datapath::{self, Attacher, Checksums, Exchanger, Programs},
     maps::{KernelMaps, Pins},
     model,
-    net::{self, LocalAddresses},
+    net::{self, DeviceSource, LocalAddresses},
     plan::Machine,
     reconcile::{Reconciler, Round},
     source,
@@ -226,11 +226,13 @@ impl Control {
 /// What stands in for clients, by the device by which packets leave. Beyond what fits, devices have what all others have.
 fn snat_sources<F: Family>(addresses: &LocalAddresses, ports: &RangeInclusive<u16>) -> BTreeMap<u32, SnatSource<F>> {
     let most = usize::try_from(maps::DEVICES).map_or(0, |devices| devices.saturating_sub(1));
-    let of_devices = addresses
-        .sources::<F>()
-        .take(most)
-        .map(|source| (source.ifindex, SnatSource { mtu: source.mtu, ..snat_source(Some(source.address), ports) }));
+    let of_devices = addresses.sources::<F>().take(most).map(|source| (source.ifindex, of_device(&source, ports)));
     of_devices.chain([(ANY_DEVICE, snat_source(addresses.masquerade_source::<F>(), ports))]).collect()
+}
+
+fn of_device<F: Family>(source: &DeviceSource<F::Addr>, ports: &RangeInclusive<u16>) -> SnatSource<F> {
+    let mtu = u16::try_from(source.mtu).unwrap_or(u16::MAX);
+    SnatSource { mtu, bare: u16::from(!source.ethernet), ..snat_source(Some(source.address), ports) }
 }
 
 /// No ports where there is no address to go with them.
@@ -241,6 +243,7 @@ fn snat_source<F: Family>(addr: Option<F::Addr>, ports: &RangeInclusive<u16>) ->
         first_port: port(ports.start()),
         last_port: port(ports.end()),
         mtu: 0,
+        bare: 0,
     }
 }
 

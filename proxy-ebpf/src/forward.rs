@@ -19,7 +19,8 @@ use crate::{
 pub struct Hop {
     /// The device.
     pub ifindex: u32,
-    /// The number of the hop's family for the kernel: IPv4 packets may go by a router that is known by its IPv6 address.
+    /// The number of the hop's family for the kernel: IPv4 packets may go by a router that is known by its IPv6 address. Zero where the kernel
+    /// is to find the hop by itself: tunnels ask the packet's route for the node at their other end, which a hop alone is not.
     pub family: u32,
     /// The hop's address, as it lies in memory.
     pub addr: [u64; 2],

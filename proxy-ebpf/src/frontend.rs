@@ -8,6 +8,7 @@ use proxy_common::{Address as _, Backend, BackendFlags, FrontendKey, Range, Rang
 
 use crate::{
     affinity,
+    ctx::PacketCtx,
     ip::Ip,
     maps::{FRONTEND_ROWS, SourceBits},
     parse::Packet,
@@ -35,13 +36,21 @@ pub struct Choice<F: Ip> {
 }
 
 /// Chooses a backend for a packet of no known flow.
+///
+/// A process of the node may have been given a node port for a connection of its own, where the kernel's range of such ports has node ports in it:
+/// answers to it are none of a Service's (connection tracking knows them for kube-proxy).
 #[inline(always)]
-pub fn choose<F: Ip>(packet: &Packet<F>, scope: Scope) -> Step<Choice<F>> {
+pub fn choose<F: Ip, C: PacketCtx>(ctx: &C, packet: &Packet<F>, scope: Scope) -> Step<Choice<F>> {
     let key = FrontendKey::new(packet.tuple.dst, packet.tuple.dst_port, packet.protocol);
     // SAFETY: the value of a frontend never changes in its life; it is copied before anything else happens.
     let frontend = unsafe { F::frontends().get(&key) }.copied();
     let (Some(frontend), client) = (frontend, packet.tuple.src) else { return Err(judge::<F>(packet.tuple.dst, Reason::NoService)) };
     let row = read(frontend.row, scope).ok_or(End::pass(Reason::NoService))?;
+    // What begins a connection is no answer.
+    let may_be_answer = !packet.flags.opens() && row.flags.kind() == RowFlags::NODE_PORT;
+    if may_be_answer && ctx.has_connection::<F>(&packet.tuple, packet.protocol) {
+        return Err(End::pass(Reason::NoService));
+    }
     if row.flags.has(RowFlags::SOURCE_RANGES) && !may_use::<F>(client, frontend.service) {
         return Err(End::drop(Reason::SourceRange));
     }

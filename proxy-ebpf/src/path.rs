@@ -62,12 +62,12 @@ pub fn translate_left<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
 /// Finds out where a packet of no known flow goes: it ends here, or a flow is to begin.
 #[inline(always)]
 pub fn choose<F: Ip, C: PacketCtx>(ctx: &C, scope: Scope) -> End {
-    chosen(parse_first::<F, C>(ctx), scope)
+    chosen(ctx, parse_first::<F, C>(ctx), scope)
 }
 
 #[inline(always)]
-fn chosen<F: Ip>(packet: Step<Packet<F>>, scope: Scope) -> End {
-    match packet.and_then(|packet| frontend::choose(&packet, scope)) {
+fn chosen<F: Ip, C: PacketCtx>(ctx: &C, packet: Step<Packet<F>>, scope: Scope) -> End {
+    match packet.and_then(|packet| frontend::choose(ctx, &packet, scope)) {
         Ok(choice) => flow::leave_to_begin(&choice),
         Err(end) => end,
     }
@@ -114,7 +114,7 @@ pub fn early<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
 /// Finds out where such a frame of no known flow goes.
 #[inline(always)]
 pub fn choose_early<F: Ip, C: PacketCtx>(ctx: &C) -> End {
-    chosen(parse::<F, C>(ctx), Scope::External)
+    chosen(ctx, parse::<F, C>(ctx), Scope::External)
 }
 
 /// Begins a flow of such frames.

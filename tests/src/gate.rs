@@ -30,6 +30,8 @@ pub enum Need {
     Sctp,
     /// A kernel with VLANs, of which the same is true.
     Vlan,
+    /// A kernel with IPIP tunnels, and again.
+    Ipip,
 }
 
 /// What building a testbed takes.
@@ -49,7 +51,7 @@ pub fn skip(needs: &[Need]) -> bool {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
     let required = std::env::var("SHUNT_REQUIRE_ALL").is_ok_and(|value| value == "1");
-    let is_elsewhere = matches!(missing, Need::Sctp | Need::Vlan);
+    let is_elsewhere = matches!(missing, Need::Sctp | Need::Vlan | Need::Ipip);
     assert!(!required || is_elsewhere, "{test} may not be skipped here but lacks {missing}");
     // The harness captures what `eprintln` writes and throws it away when the test passes.
     let word = if is_elsewhere { "ELSEWHERE" } else { "SKIP" };
@@ -72,7 +74,8 @@ impl Need {
             Self::ControlPlane => control_plane::is_available(),
             Self::Kernel(major, minor) => kernel() >= (major, minor),
             Self::Sctp => has_sctp(),
-            Self::Vlan => has_vlan(),
+            Self::Vlan => has("link add below type veth peer name end\nlink add link below name above type vlan id 1\n"),
+            Self::Ipip => has("link add tunnel type ipip local 192.0.2.1\n"),
         }
     }
 }
@@ -88,6 +91,7 @@ impl fmt::Display for Need {
             Self::Kernel(major, minor) => write!(f, "Linux {major}.{minor} or newer"),
             Self::Sctp => f.write_str("a kernel with SCTP"),
             Self::Vlan => f.write_str("a kernel with VLANs"),
+            Self::Ipip => f.write_str("a kernel with IPIP tunnels"),
         }
     }
 }
@@ -99,9 +103,9 @@ fn has_sctp() -> bool {
     socket >= 0 && unsafe { libc::close(socket) } == 0
 }
 
-fn has_vlan() -> bool {
-    let devices = "link add below type veth peer name end\nlink add link below name above type vlan id 1\n";
-    Netns::create(&BedName::next().part("vlan")).is_ok_and(|netns| netns.ip(devices).is_ok())
+/// Whether the kernel makes these devices.
+fn has(devices: &str) -> bool {
+    Netns::create(&BedName::next().part("need")).is_ok_and(|netns| netns.ip(devices).is_ok())
 }
 
 /// Major and minor number of the running kernel; zeros where it does not say.

@@ -25,6 +25,7 @@ pub mod flags {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
     pub eth_src: [u8; 6],
+    /// Zeros are the loopback device's, by which the packets of the kernel's test run come: any other is another machine's to it.
     pub eth_dst: [u8; 6],
     pub src: SocketAddr,
     pub dst: SocketAddr,
@@ -71,7 +72,7 @@ impl Packet {
     }
 
     fn new(src: SocketAddr, dst: SocketAddr, l4: L4) -> Self {
-        Self { eth_src: [0x02, 0, 0, 0, 0, 1], eth_dst: [0x02, 0, 0, 0, 0, 2], src, dst, ttl: 64, l4, payload: Vec::new() }
+        Self { eth_src: [0x02, 0, 0, 0, 0, 1], eth_dst: [0; 6], src, dst, ttl: 64, l4, payload: Vec::new() }
     }
 
     #[must_use]

@@ -42,6 +42,8 @@ pub enum Seen {
     Malformed,
     /// ARP, VLAN tags and all others.
     NotIp,
+    /// A frame from outside with another machine's hardware address.
+    OtherHost,
 }
 
 /// The transport header of a packet.
@@ -117,6 +119,7 @@ impl<'a> Tracer<'a> {
             Seen::Fragment { .. } => return Outcome::Pass(Reason::Fragment),
             Seen::Malformed => return Outcome::Pass(Reason::Malformed),
             Seen::NotIp => return Outcome::Pass(Reason::NotIp),
+            Seen::OtherHost => return Outcome::Pass(Reason::OtherHost),
         };
         // Services are entered on the way into the node only; on the way out there are replies, and those belong to a flow.
         let frontend = match hook.direction {

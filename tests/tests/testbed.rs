@@ -41,6 +41,13 @@ mod tests {
         every_way(Cni::Vxlan, Testbed::builder());
     }
 
+    #[test]
+    fn services_are_reached_with_ipip_between_nodes() {
+        if !gate::skip(&[Need::Ipip]) {
+            every_way(Cni::Ipip, Testbed::builder());
+        }
+    }
+
     /// Pods leave their checksums to be finished by the device; here the kernel has to do it after the programs.
     #[test]
     fn services_are_reached_through_devices_that_finish_no_checksums() {

@@ -8,7 +8,9 @@ mod tests {
     };
 
     use shunt_tests::{
-        Cni, Family, Host, Pod, Testbed, gate, leftovers,
+        Cni, Family, Host, Pod, Testbed,
+        gate::{self, Need},
+        leftovers,
         traffic::{EchoServer, Load, Pinger, exchange},
     };
 
@@ -27,6 +29,13 @@ mod tests {
     #[test]
     fn vxlan_pods_reach_each_other() {
         everyone_reaches_everyone(Cni::Vxlan);
+    }
+
+    #[test]
+    fn ipip_pods_reach_each_other() {
+        if !gate::skip(&[Need::Ipip]) {
+            everyone_reaches_everyone(Cni::Ipip);
+        }
     }
 
     /// The two may not disturb each other, though their addresses are the same.

@@ -6,7 +6,8 @@ mod tests {
 
     use anyhow::{Context as _, Result, ensure};
     use shunt_tests::{
-        Cases, Cni, Daemon, Family, Host, Pod, Testbed, addr, gate,
+        Cases, Cni, Daemon, Family, Host, Pod, Testbed, addr,
+        gate::{self, Need},
         objects::{Endpoint, Service},
         traffic::{EchoServer, UdpClient, exchange},
         wait,
@@ -106,6 +107,13 @@ mod tests {
     #[test]
     fn large_datagrams_arrive_with_vxlan_between_nodes() {
         large_datagrams(Cni::Vxlan);
+    }
+
+    #[test]
+    fn large_datagrams_arrive_with_ipip_between_nodes() {
+        if !gate::skip(&[Need::Ipip]) {
+            large_datagrams(Cni::Ipip);
+        }
     }
 
     /// The router's link to the client takes less than both ends' devices: only its ICMP errors tell the backend, which has to be told in words

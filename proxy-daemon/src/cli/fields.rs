@@ -197,6 +197,7 @@ impl<F: Family> Fields for SnatSource<F> {
             "first_port": self.first_port.to_host(),
             "last_port": self.last_port.to_host(),
             "mtu": self.mtu,
+            "ethernet": self.bare == 0,
         })
     }
 }

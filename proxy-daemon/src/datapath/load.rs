@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, fs, io, path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::MapData,
@@ -161,10 +161,10 @@ impl Programs {
 
 /// Has the kernel take a program.
 fn verify(name: &str, program: &mut Program) -> Result<()> {
-    let taken = match program {
-        Program::Xdp(program) => program.load(),
-        Program::SchedClassifier(program) => program.load(),
-        _ => bail!("the program {name} is of a type that none of ours has"),
+    let taken = if let Program::Xdp(program) = program {
+        program.load()
+    } else {
+        <&mut SchedClassifier>::try_from(program).with_context(|| format!("program {name}"))?.load()
     };
     taken.map_err(|error| verifier_error(name, error))
 }

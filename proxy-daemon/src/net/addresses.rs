@@ -40,6 +40,8 @@ pub struct DeviceSource<A> {
     pub address: A,
     /// The largest packet that the device takes.
     pub mtu: u32,
+    /// Whether packets leave the device with an Ethernet header.
+    pub ethernet: bool,
 }
 
 /// One address of the node.
@@ -66,7 +68,7 @@ impl LocalAddresses {
             all: ready().map(local).collect(),
             masquerade_v4: candidates.iter().find_map(|ip| if let IpAddr::V4(v4) = ip { Some(*v4) } else { None }),
             masquerade_v6: candidates.iter().find_map(|ip| if let IpAddr::V6(v6) = ip { Some(*v6) } else { None }),
-            sources: sources(table, classifier),
+            sources: sources(table, classifier, &candidates),
         }
     }
 
@@ -94,11 +96,12 @@ impl LocalAddresses {
         sources.into_iter().flatten().find_map(F::Addr::from_ip)
     }
 
-    /// The source that the kernel would choose on each device that has a global address of the family; uplinks first.
+    /// The source that the kernel would choose on each device that has a global address of the family, and on those without Ethernet headers
+    /// that have none; uplinks first.
     pub fn sources<F: Family>(&self) -> impl Iterator<Item = DeviceSource<F::Addr>> {
         let of_family = |source: &DeviceSource<IpAddr>| {
-            let DeviceSource { ifindex, address, mtu } = *source;
-            Some(DeviceSource { ifindex, address: F::Addr::from_ip(address)?, mtu })
+            let DeviceSource { ifindex, address, mtu, ethernet } = *source;
+            Some(DeviceSource { ifindex, address: F::Addr::from_ip(address)?, mtu, ethernet })
         };
         self.sources.iter().filter_map(of_family)
     }
@@ -121,15 +124,20 @@ fn of_device(table: &Table, ifindex: u32) -> Vec<&Address> {
     own
 }
 
-/// What stands in on each device that has an address, uplinks first: packets leave by a bridge to pods as well.
-fn sources(table: &Table, classifier: &Classifier<'_>) -> Vec<DeviceSource<IpAddr>> {
+/// What stands in on each device that has an address, uplinks first: packets leave by a bridge to pods as well. Tunnels may have none, and packets
+/// leave them in another way than an Ethernet all the same: there it is the `preferred` one.
+fn sources(table: &Table, classifier: &Classifier<'_>, preferred: &[IpAddr]) -> Vec<DeviceSource<IpAddr>> {
     let leads_somewhere = |link: &&Link| !matches!(link.kind, Kind::Loopback | Kind::Dead);
     let mut links: Vec<&Link> = table.links().filter(leads_somewhere).collect();
     links.sort_by_key(|link| classifier.role(link) != Some(Role::Uplink));
     let families: [fn(&IpAddr) -> bool; 2] = [IpAddr::is_ipv4, IpAddr::is_ipv6];
     let of_link = |link: &Link| {
-        let (ifindex, mtu) = (link.ifindex, link.mtu);
-        families.map(|is_family| source(table, ifindex, is_family).map(|address| DeviceSource { ifindex, address, mtu }))
+        let &Link { ifindex, mtu, ethernet, .. } = link;
+        let preferred = |is_family: fn(&IpAddr) -> bool| preferred.iter().copied().find(is_family).filter(|_| !ethernet);
+        families.map(|is_family| {
+            let address = source(table, ifindex, is_family).or_else(|| preferred(is_family))?;
+            Some(DeviceSource { ifindex, address, mtu, ethernet })
+        })
     };
     links.into_iter().flat_map(of_link).flatten().collect()
 }
@@ -314,5 +322,15 @@ mod tests {
         assert_eq!(sources(two(None)), at(&[(3, "198.51.100.10")]));
         assert_eq!(sources(two(Some("203.0.113.10"))), at(&[(3, "203.0.113.10")]));
         assert_eq!(sources(two(Some("203.0.113.99"))), at(&[(3, "198.51.100.10")]));
+    }
+
+    #[test]
+    fn a_tunnel_without_an_address_has_the_nodes_own_as_its_source() {
+        let mut tunnel = link(4, Kind::Tunnel);
+        tunnel.ethernet = false;
+        let found = addresses(&["192.0.2.11"], [node(), vec![Change::Link(tunnel), Change::Link(link(5, Kind::Tunnel))]].concat());
+        let of_tunnels: Vec<_> = found.sources::<V4>().filter(|source| source.ifindex > 3).collect();
+        let address = Addr4::from_ip([192, 0, 2, 11].into()).expect("an address of IPv4");
+        assert_eq!(of_tunnels, [DeviceSource { ifindex: 4, address, mtu: 1500, ethernet: false }]);
     }
 }

@@ -7,6 +7,8 @@ use proxy_common::PORT_STEP;
 use super::Error;
 
 const PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+/// What the kernel gives to no socket that does not ask for it.
+const RESERVED_PORTS: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 
 /// What needs no privilege.
 const FREE: RangeInclusive<u16> = 1024..=u16::MAX;
@@ -24,7 +26,14 @@ pub fn snat_ports(typed: Option<&RangeInclusive<u16>>) -> Result<RangeInclusive<
         Some(ports) => ports.clone(),
         None => free().unwrap_or(LAST_RESORT),
     };
-    if ports.start() <= local.end() && local.start() <= ports.end() {
+    if overlap(&NODE_PORTS, &local) && !is_reserved(&fs::read_to_string(RESERVED_PORTS).unwrap_or_default(), &NODE_PORTS) {
+        tracing::warn!(
+            node_ports = ?NODE_PORTS,
+            ?local,
+            "the node's own sockets may be given node ports, and a Service then gets datagrams that answer them: the sysctl net.ipv4.ip_local_port_range or net.ipv4.ip_local_reserved_ports can part them"
+        );
+    }
+    if overlap(&ports, &local) {
         tracing::warn!(
             ?ports,
             ?local,
@@ -32,6 +41,20 @@ pub fn snat_ports(typed: Option<&RangeInclusive<u16>>) -> Result<RangeInclusive<
         );
     }
     Ok(reachable(ports))
+}
+
+fn overlap(one: &RangeInclusive<u16>, other: &RangeInclusive<u16>) -> bool {
+    one.start() <= other.end() && other.start() <= one.end()
+}
+
+/// Whether one entry of the kernel's list of reserved ports (`8080,30000-32767`) has all of these.
+fn is_reserved(list: &str, ports: &RangeInclusive<u16>) -> bool {
+    let has_all = |entry: &str| {
+        let (first, last) = entry.split_once('-').unwrap_or((entry, entry));
+        let (Ok(first), Ok(last)) = (first.parse::<u16>(), last.parse::<u16>()) else { return false };
+        first <= *ports.start() && *ports.end() <= last
+    };
+    list.trim().split(',').any(has_all)
 }
 
 /// A range of which programs reach every port. They try one after another in steps of [`PORT_STEP`], a prime, modulo the number of ports; where
@@ -101,6 +124,14 @@ mod tests {
                 met[usize::try_from(port).unwrap()] = true;
             }
             assert!(met.iter().all(|met| *met), "{ports:?}");
+        }
+    }
+
+    #[test]
+    fn reserved_ports_are_a_list_of_ports_and_ranges() {
+        for (list, expected) in [("30000-32767\n", true), ("8080,29000-40000,50000\n", true), ("\n", false), ("8080,30000-32766\n", false)]
+        {
+            assert_eq!(is_reserved(list, &NODE_PORTS), expected, "{list:?}");
         }
     }
 

@@ -76,6 +76,10 @@ impl<const N: usize> PacketCtx for BufCtx<N> {
         false
     }
 
+    fn has_connection<F: Ip>(&self, _: &Tuple<F>, _: Protocol) -> bool {
+        false
+    }
+
     fn try_node_port<F: Ip>(&self, _: bool) -> bool {
         false
     }

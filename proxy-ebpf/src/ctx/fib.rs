@@ -35,15 +35,16 @@ pub(super) unsafe fn route<F: Ip>(skb: *mut __sk_buff, src: F::Addr, dst: F::Add
     let said = fib.len();
     match answer {
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
-            let fits = if said == len { device_mtu::<F>(fib.ifindex()) } else { said };
-            if len > fits { Route::TooBig(fits) } else { Route::By(fib.hop()) }
+            let device = Device::find::<F>(fib.ifindex());
+            let fits = if said == len { device.mtu } else { said };
+            if len > fits { Route::TooBig(fits) } else { Route::By(fib.hop(device)) }
         }
         BPF_FIB_LKUP_RET_NOT_FWDED => Route::Here,
         BPF_FIB_LKUP_RET_FRAG_NEEDED if said == len => {
             // Older ones do not even say which device it is: it is the one for the smallest packet.
             // SAFETY: the caller's promise.
             unsafe { fib.ask::<F>(skb, src, dst, 1) };
-            let fits = device_mtu::<F>(fib.ifindex());
+            let fits = Device::find::<F>(fib.ifindex()).mtu;
             Route::TooBig(if fits < len { fits } else { F::LEAST_MTU })
         }
         BPF_FIB_LKUP_RET_FRAG_NEEDED => Route::TooBig(said),
@@ -110,10 +111,10 @@ impl Fib {
     }
 
     #[inline(always)]
-    fn hop(&self) -> Hop {
+    fn hop(&self, device: Device) -> Hop {
         let [family, ..] = self.word(0);
         let addr = [4, 5].map(|n| u64::from_ne_bytes(self.word(n)));
-        Hop { ifindex: self.ifindex(), family: u32::from(family), addr }
+        Hop { ifindex: self.ifindex(), family: if device.is_bare { 0 } else { u32::from(family) }, addr }
     }
 }
 
@@ -127,10 +128,20 @@ fn in_one_word(halves: [u32; 2]) -> u64 {
     bytemuck::cast(halves)
 }
 
-/// The largest packet that a device takes, by what the daemon knows of it.
-#[inline(always)]
-fn device_mtu<F: Ip>(ifindex: u32) -> u16 {
-    // SAFETY: the daemon replaces an entry as a whole.
-    let mtu = unsafe { F::snat().get(&ifindex) }.map_or(0, |source| source.mtu);
-    if mtu == 0 || mtu > 0xffff { u16::MAX } else { mtu as u16 }
+/// What the daemon knows of a device.
+#[derive(Clone, Copy)]
+struct Device {
+    /// The largest packet that it takes, network header included.
+    mtu: u16,
+    /// Whether packets leave it without an Ethernet header.
+    is_bare: bool,
+}
+
+impl Device {
+    #[inline(always)]
+    fn find<F: Ip>(ifindex: u32) -> Self {
+        // SAFETY: the daemon replaces an entry as a whole.
+        let Some(source) = (unsafe { F::snat().get(&ifindex) }) else { return Self { mtu: u16::MAX, is_bare: false } };
+        Self { mtu: if source.mtu == 0 { u16::MAX } else { source.mtu }, is_bare: source.bare != 0 }
+    }
 }

@@ -3,6 +3,7 @@
 mod buf;
 mod checksum;
 mod fib;
+mod socket;
 mod tc;
 mod xdp;
 
@@ -59,6 +60,10 @@ pub trait PacketCtx {
 
     /// Whether a socket of this node would take packets with this tuple.
     fn has_socket<F: Ip>(&self, tuple: &Tuple<F>, protocol: Protocol) -> bool;
+
+    /// Whether a packet with this tuple is one of a connection that a process of this node has: not one that it waits for. Nobody waits for
+    /// datagrams from anywhere at a connected socket.
+    fn has_connection<F: Ip>(&self, tuple: &Tuple<F>, protocol: Protocol) -> bool;
 
     /// Takes the node's port that stands in the scratch room for the flow there, if it is free, or if that is enough, its connection over.
     fn try_node_port<F: Ip>(&self, if_over: bool) -> bool;

@@ -1,15 +1,15 @@
 //! A packet in tc: a socket buffer, of which the first part can be reached directly.
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_CURRENT_NETNS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT, bpf_adj_room_mode},
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT, bpf_adj_room_mode},
     helpers::generated::{
-        bpf_csum_diff, bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
-        bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
+        bpf_csum_diff, bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_head,
+        bpf_skb_change_tail, bpf_skb_pull_data,
     },
 };
 use proxy_common::{Protocol, Tuple, reason::Reason};
 
-use super::{ETH_LEN, PacketCtx, TRANSLATED_MARK, checksum, fib, too_short};
+use super::{ETH_LEN, PacketCtx, TRANSLATED_MARK, checksum, fib, socket, too_short};
 use crate::{
     csum::{Delta, replace, replace_begun},
     forward::{Hop, Route},
@@ -138,6 +138,25 @@ impl<const L2: bool> TcCtx<L2> {
         Ok(true)
     }
 
+    /// Has the packet leave by a device to where the kernel's routing says.
+    #[inline(always)]
+    pub fn send_by_route(&mut self, ifindex: u32) -> Step<()> {
+        self.become_frame()?;
+        // SAFETY: without parameters the helper takes numbers only.
+        is_redirected(unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) })
+    }
+
+    /// Gives a packet without an Ethernet header an empty one: the kernel takes one off what it is to find a hop for. No offset into the packet
+    /// holds afterwards.
+    #[inline(always)]
+    fn become_frame(&mut self) -> Step<()> {
+        if L2 {
+            return Ok(());
+        }
+        // SAFETY: the context is the kernel's own. No pointer into the packet is held here.
+        done(unsafe { bpf_skb_change_head(self.skb, ETH_LEN as u32, 0) })
+    }
+
     #[inline(always)]
     fn replace_l4(&mut self, offset: usize, delta: Delta, flags: u32) -> Step<()> {
         // SAFETY: the context is the kernel's own, which checks the offset.
@@ -156,6 +175,11 @@ impl<const L2: bool> TcCtx<L2> {
 #[inline(always)]
 const fn done(error: i64) -> Step<()> {
     if error < 0 { Err(End::drop(Reason::RewriteFailed)) } else { Ok(()) }
+}
+
+#[inline(always)]
+fn is_redirected(action: i64) -> Step<()> {
+    if action == i64::from(TC_ACT_REDIRECT) { Ok(()) } else { Err(End::drop(Reason::NoRoute)) }
 }
 
 impl<const L2: bool> PacketCtx for TcCtx<L2> {
@@ -238,31 +262,26 @@ impl<const L2: bool> PacketCtx for TcCtx<L2> {
 
     #[inline(always)]
     fn send_on(&mut self, hop: &Hop) -> Step<()> {
+        if hop.family == 0 {
+            return self.send_by_route(hop.ifindex);
+        }
+        self.become_frame()?;
         let [one, two, three, four] = bytemuck::cast::<_, [u32; 4]>(hop.addr);
         let mut params = [hop.family, one, two, three, four];
         // SAFETY: the parameters lie on the stack and have the length that is said (`struct bpf_redir_neigh`).
-        let action = unsafe { bpf_redirect_neigh(hop.ifindex, params.as_mut_ptr().cast(), size_of_val(&params) as i32, 0) };
-        if action == i64::from(TC_ACT_REDIRECT) { Ok(()) } else { Err(End::drop(Reason::NoRoute)) }
+        is_redirected(unsafe { bpf_redirect_neigh(hop.ifindex, params.as_mut_ptr().cast(), size_of_val(&params) as i32, 0) })
     }
 
     #[inline(always)]
     fn has_socket<F: Ip>(&self, tuple: &Tuple<F>, protocol: Protocol) -> bool {
-        let (mut v4, mut v6) = ([0_u32; 3], [0_u32; 9]);
-        let (place, len) = F::sock_tuple(tuple, &mut v4, &mut v6);
-        let skb = self.skb.cast();
-        let sock = match protocol {
-            // SAFETY: the context is the kernel's own, and the tuple lies on the stack.
-            Protocol::Tcp => unsafe { bpf_sk_lookup_tcp(skb, place.cast(), len, BPF_F_CURRENT_NETNS as u64, 0) },
-            // SAFETY: as above.
-            Protocol::Udp => unsafe { bpf_sk_lookup_udp(skb, place.cast(), len, BPF_F_CURRENT_NETNS as u64, 0) },
-            Protocol::Sctp => core::ptr::null_mut(),
-        };
-        if sock.is_null() {
-            return false;
-        }
-        // SAFETY: a socket that the kernel has just given us, and that nobody uses afterwards.
-        unsafe { bpf_sk_release(sock.cast()) };
-        true
+        // SAFETY: the context is the kernel's own.
+        unsafe { socket::state(self.skb.cast(), tuple, protocol) }.is_some()
+    }
+
+    #[inline(always)]
+    fn has_connection<F: Ip>(&self, tuple: &Tuple<F>, protocol: Protocol) -> bool {
+        // SAFETY: the context is the kernel's own.
+        unsafe { socket::is_connection(self.skb.cast(), tuple, protocol) }
     }
 
     #[inline(always)]

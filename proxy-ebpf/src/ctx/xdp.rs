@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use proxy_common::{Port, Protocol, Tuple, reason::Reason};
 
-use super::{ETH_LEN, PacketCtx, TRANSLATED_MARK, too_short};
+use super::{ETH_LEN, PacketCtx, TRANSLATED_MARK, socket, too_short};
 use crate::{
     csum::{Delta, replace},
     forward::{Hop, Route},
@@ -116,6 +116,12 @@ impl PacketCtx for XdpCtx {
     #[inline(always)]
     fn has_socket<F: Ip>(&self, _: &Tuple<F>, _: Protocol) -> bool {
         false
+    }
+
+    #[inline(always)]
+    fn has_connection<F: Ip>(&self, tuple: &Tuple<F>, protocol: Protocol) -> bool {
+        // SAFETY: the context is the kernel's own.
+        unsafe { socket::is_connection(self.xdp.cast(), tuple, protocol) }
     }
 
     #[inline(always)]

@@ -19,7 +19,8 @@ pub(super) fn packet<F: Ip, const L2: bool>(skb: *mut __sk_buff, end: End) {
     if end.reason().is_some_and(|reason| reason == silent[0] || reason == silent[1]) {
         return;
     }
-    match (F::IPV6, L2) {
+    // What was sent on has been given an Ethernet header for that.
+    match (F::IPV6, L2 || end == End::SENT_ON) {
         (false, true) => log_v4(end.0, read_v4(skb)),
         (true, true) => log_v6(end.0, read_v6(skb)),
         (false, false) => log_v4(end.0, read_l3_v4(skb)),

@@ -98,6 +98,10 @@ fn run<H: Hook, const L2: bool>(skb: *mut __sk_buff) -> i32 {
         count(Reason::NotIp);
         return TC_ACT_UNSPEC;
     }
+    if L2 && matches!(H::SCOPE, Some(Scope::External)) && is_other_hosts(skb) {
+        count(Reason::OtherHost);
+        return TC_ACT_UNSPEC;
+    }
     match ethertype(skb) {
         V4::ETHERTYPE => walked::<V4, H, L2>(skb),
         V6::ETHERTYPE => walked::<V6, H, L2>(skb),
@@ -117,6 +121,16 @@ fn is_tagged(skb: *mut __sk_buff) -> bool {
     skb.vlan_present != 0 && skb.vlan_tci & VLAN_ID != 0
 }
 
+/// Whether a frame has another machine's hardware address, as when somebody listens to the device. Between a pod and its node that says nothing:
+/// with a bridge the node's end of the pair has an address that no frame is sent to.
+#[inline(always)]
+fn is_other_hosts(skb: *mut __sk_buff) -> bool {
+    /// `PACKET_OTHERHOST` of `linux/if_packet.h`.
+    const OTHER_HOST: u32 = 3;
+    // SAFETY: the context is the kernel's own, and valid as long as the program runs.
+    unsafe { (*skb).pkt_type == OTHER_HOST }
+}
+
 /// The whole way of a packet.
 #[inline(always)]
 fn walked<F: Ip, H: Hook, const L2: bool>(skb: *mut __sk_buff) -> i32 {
@@ -126,7 +140,7 @@ fn walked<F: Ip, H: Hook, const L2: bool>(skb: *mut __sk_buff) -> i32 {
     }
     #[cfg(feature = "log")]
     super::log::packet::<F, L2>(skb, end);
-    act(skb, end)
+    act::<L2>(skb, end)
 }
 
 /// What is left to do after a packet's first function: each leaves something to the next.
@@ -269,18 +283,27 @@ fn ended(step: Step<Verdict>) -> u32 {
 
 /// Turns the end of a packet's way into what the kernel is to do.
 #[inline(always)]
-fn act(skb: *mut __sk_buff, end: End) -> i32 {
+fn act<const L2: bool>(skb: *mut __sk_buff, end: End) -> i32 {
     match end {
-        End::REFLECTED => {
-            // SAFETY: the context is the kernel's own.
-            let ifindex = unsafe { (*skb).ifindex };
-            // SAFETY: a helper that takes numbers only.
-            unsafe { bpf_redirect(ifindex, 0) as i32 }
-        }
+        End::REFLECTED => reflect::<L2>(skb),
         End::SENT_ON => TC_ACT_REDIRECT,
         end if end.is_drop() => TC_ACT_SHOT,
         _ => TC_ACT_UNSPEC,
     }
+}
+
+/// Sends a packet back by the device it came from.
+#[inline(always)]
+fn reflect<const L2: bool>(skb: *mut __sk_buff) -> i32 {
+    // SAFETY: the context is the kernel's own.
+    let ifindex = unsafe { (*skb).ifindex };
+    if L2 {
+        // SAFETY: a helper that takes numbers only.
+        return unsafe { bpf_redirect(ifindex, 0) as i32 };
+    }
+    // SAFETY: the context that the kernel gave to the program.
+    let mut ctx = unsafe { TcCtx::<L2>::pulled(skb) };
+    if ctx.send_by_route(ifindex).is_ok() { TC_ACT_REDIRECT } else { TC_ACT_SHOT }
 }
 
 /// The network protocol that the kernel has found.

@@ -1,6 +1,6 @@
 //! A testbed by hand: build one and look around in it, or see and sweep what is left of others.
 //!
-//! `testbed hold [routed|bridge|vxlan]` keeps two nodes with a pod each until its input ends, `testbed leftovers`
+//! `testbed hold [routed|bridge|vxlan|ipip]` keeps two nodes with a pod each until its input ends, `testbed leftovers`
 //! lists what bears a testbed's name and fails when that is anything, `testbed sweep` removes what belongs to dead
 //! processes. Exit status: 0 done, 1 failed, 2 wrong usage.
 
@@ -22,10 +22,11 @@ fn main() -> ExitCode {
         ["hold", "routed"] => hold(Cni::Routed),
         ["hold"] | ["hold", "bridge"] => hold(Cni::Bridge),
         ["hold", "vxlan"] => hold(Cni::Vxlan),
+        ["hold", "ipip"] => hold(Cni::Ipip),
         ["leftovers"] => return print(&leftovers::list(), ExitCode::FAILURE),
         ["sweep"] => return print(&leftovers::sweep(), ExitCode::SUCCESS),
         _ => {
-            eprintln!("usage: testbed hold [routed|bridge|vxlan] | leftovers | sweep");
+            eprintln!("usage: testbed hold [routed|bridge|vxlan|ipip] | leftovers | sweep");
             return ExitCode::from(2);
         }
     };

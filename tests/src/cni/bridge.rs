@@ -13,7 +13,7 @@ pub(super) const MTU: u16 = 1500;
 
 pub(super) fn set_up_node(node: &Node) -> Result<()> {
     add_bridge(node, MTU)?;
-    node.netns().ip(&super::routes_to_peers(node))
+    node.netns().ip(&super::routes_to_peers(node, super::underlay))
 }
 
 /// Makes the bridge. Its hardware address is fixed, for a bridge's own changes with its ports.

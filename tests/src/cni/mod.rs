@@ -1,10 +1,15 @@
-//! The three ways CNI plugins connect pods, as far as a service proxy can tell them apart.
+//! The ways CNI plugins connect pods, as far as a service proxy can tell them apart.
 
 use anyhow::Result;
 
-use crate::{node::Node, pod::Pod};
+use crate::{
+    addr::{self, Family},
+    node::Node,
+    pod::Pod,
+};
 
 mod bridge;
+mod ipip;
 mod routed;
 mod vxlan;
 
@@ -17,11 +22,11 @@ pub enum Cni {
     Bridge,
     /// Pods on a bridge; other nodes' pods through VXLAN, the rest masqueraded, as flannel does it.
     Vxlan,
+    /// One route per pod; other nodes' pods through a tunnel without Ethernet headers. Not every kernel has it: [`Need::Ipip`](crate::gate::Need).
+    Ipip,
 }
 
 impl Cni {
-    pub const ALL: [Self; 3] = [Self::Routed, Self::Bridge, Self::Vxlan];
-
     /// Whether pods' own addresses are routable outside the cluster's nodes.
     pub(crate) fn pods_are_routed(self) -> bool {
         self != Self::Vxlan
@@ -30,7 +35,7 @@ impl Cni {
     /// What the plugin calls the node's end of a pod's veth pair.
     pub(crate) fn device_prefix(self) -> &'static str {
         match self {
-            Self::Routed => "cali",
+            Self::Routed | Self::Ipip => "cali",
             Self::Bridge | Self::Vxlan => "veth",
         }
     }
@@ -40,24 +45,33 @@ impl Cni {
             Self::Routed => routed::set_up_node(node),
             Self::Bridge => bridge::set_up_node(node),
             Self::Vxlan => vxlan::set_up_node(node),
+            Self::Ipip => ipip::set_up_node(node),
         }
     }
 
     pub(crate) fn attach_pod(self, pod: &Pod) -> Result<()> {
         match self {
-            Self::Routed => routed::attach_pod(pod),
+            Self::Routed => routed::attach_pod(pod, routed::MTU),
+            Self::Ipip => routed::attach_pod(pod, ipip::MTU),
             Self::Bridge => bridge::attach_pod(pod, bridge::MTU),
             Self::Vxlan => bridge::attach_pod(pod, vxlan::MTU),
         }
     }
 }
 
-/// Routes to other nodes' pods over the underlay.
-fn routes_to_peers(node: &Node) -> String {
+/// Routes to other nodes' pods by their nodes, and by a device of each family.
+fn routes_to_peers(node: &Node, by: impl Fn(Family) -> &'static str + Copy) -> String {
     let routes = node.peers().flat_map(|peer| {
-        let via = crate::addr::node(peer).both();
-        let networks = crate::addr::pod_cidrs(peer);
-        networks.into_iter().zip(via).map(|(network, via)| format!("route add {network} via {via}\n"))
+        let networks = Family::ALL.into_iter().zip(addr::pod_cidrs(peer));
+        networks.map(move |(family, network)| {
+            let (via, by) = (addr::node(peer).of(family), by(family));
+            format!("route add {network} via {via} {by}\n")
+        })
     });
-    routes.collect()
+    routes.collect::<Vec<_>>().concat()
+}
+
+/// The underlay's device.
+fn underlay(_: Family) -> &'static str {
+    "dev eth0"
 }

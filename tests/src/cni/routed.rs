@@ -7,18 +7,23 @@ use anyhow::Result;
 
 use crate::{addr::Addrs, host::Host as _, node::Node, pod::Pod};
 
+pub(super) const MTU: u16 = 1500;
+
 pub(super) fn set_up_node(node: &Node) -> Result<()> {
-    // What is routed to the node but belongs to no pod must not go out by the default route again.
-    let holes = node.pod_cidrs().map(|network| format!("route add blackhole {network}\n"));
-    node.netns().ip(&(super::routes_to_peers(node) + &holes.concat()))
+    node.netns().ip(&(super::routes_to_peers(node, super::underlay) + &holes(node)))
 }
 
-pub(super) fn attach_pod(pod: &Pod) -> Result<()> {
+/// What is routed to the node but belongs to no pod must not go out by the default route again.
+pub(super) fn holes(node: &Node) -> String {
+    node.pod_cidrs().map(|network| format!("route add blackhole {network}\n")).concat()
+}
+
+pub(super) fn attach_pod(pod: &Pod, mtu: u16) -> Result<()> {
     let (node, device, inside) = (pod.node().netns(), pod.host_device(), pod.netns());
     let Addrs { v4, v6 } = pod.addrs();
     let peer = inside.name();
     node.ip(&format!(
-        "link add {device} address ee:ee:ee:ee:ee:ee type veth peer name eth0 netns {peer}\n\
+        "link add {device} address ee:ee:ee:ee:ee:ee mtu {mtu} type veth peer name eth0 mtu {mtu} netns {peer}\n\
          link set {device} addrgenmode none\n\
          link set {device} up\n\
          addr add fe80::1/64 dev {device} nodad\n\

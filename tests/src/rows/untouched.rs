@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use proxy_common::{Protocol, reason::Reason};
 use proxy_daemon::maps::Direction;
 
-use super::{POD_INGRESS, PORT, PROTOCOLS, Row, TARGET, WEB, client, frames, here, opening, pod, seen, to};
+use super::{POD_INGRESS, PORT, PROTOCOLS, Row, TARGET, UPLINK_INGRESS, WEB, client, frames, here, opening, pod, seen, to};
 use crate::{
     addr::{self, Family},
     packet::{L4, Packet},
@@ -69,6 +69,9 @@ fn passed(hook: Hook, family: Family) -> Vec<Row> {
             ("too long headers", Seen::Malformed, frames::with_ipv6_extensions(&udp, &[(0, 104)])),
         ]),
     }
+    if hook == UPLINK_INGRESS {
+        frames.push(("a frame for another machine", Seen::OtherHost, to_another_machine(&udp)));
+    }
     if hook.direction == Direction::Egress {
         frames.extend([("no reply, UDP", seen(&udp), udp.build()), ("no reply, TCP", seen(&tcp), tcp.build())]);
     }
@@ -84,6 +87,7 @@ fn outcome(hook: Hook, seen: Seen) -> (Outcome, Reason) {
     let pass = |reason| (Outcome::Pass(reason), reason);
     match seen {
         Seen::NotIp => pass(Reason::NotIp),
+        Seen::OtherHost => pass(Reason::OtherHost),
         Seen::Malformed => pass(Reason::Malformed),
         Seen::Datagram { .. } => pass(Reason::NoService),
         Seen::OtherProtocol { .. } if hook.direction == Direction::Ingress => {
@@ -100,6 +104,10 @@ fn echo(packet: &Packet) -> Vec<u8> {
     Packet { l4: L4::Icmp { kind, code: 0, rest: [0; 4] }, ..packet.clone() }.build()
 }
 
+fn to_another_machine(packet: &Packet) -> Vec<u8> {
+    Packet { eth_dst: [0x02, 0, 0, 0, 0, 9], ..packet.clone() }.build()
+}
+
 /// The first half-byte of the network header, and for IPv4 a length of as many words in the second.
 fn with_version(packet: &Packet, version: u8) -> Vec<u8> {
     let mut frame = packet.build();
@@ -107,7 +115,7 @@ fn with_version(packet: &Packet, version: u8) -> Vec<u8> {
     frame
 }
 
-/// Options and extension headers before the transport header change nothing.
+/// Options and extension headers before the transport header change nothing, and neither does the hardware address that a pod sends to.
 fn stepped_over(protocol: Protocol) -> Vec<Row> {
     let [v4, v6] = Family::ALL.map(|family| packet(POD_INGRESS, family, protocol));
     let mut frames = Vec::new();
@@ -126,6 +134,10 @@ fn stepped_over(protocol: Protocol) -> Vec<Row> {
     for chain in chains {
         let name = format!("ipv6_extension_headers: {chain:?}, {protocol}");
         frames.push((name, seen(&v6), Family::V6, frames::with_ipv6_extensions(&v6, chain)));
+    }
+    // A pod sends to the bridge, whose hardware address is not that of the port it comes by.
+    for (packet, family) in [(&v4, Family::V4), (&v6, Family::V6)] {
+        frames.push((format!("another hardware address, {family}, {protocol}"), seen(packet), family, to_another_machine(packet)));
     }
     let row = |(name, seen, family, frame)| {
         let (expected, counted) = to(&[here(), super::elsewhere()].map(|backend| backend.at(family, TARGET)));

@@ -175,8 +175,8 @@ fn set_snat(maps: &mut KernelMaps, addrs: &[IpAddr], ports: &RangeInclusive<u16>
     let (v4, v6) = (snat_source::<V4>(addrs, ports), snat_source::<V6>(addrs, ports));
     let (mut all4, mut all6) = (BTreeMap::from([(ANY_DEVICE, v4)]), BTreeMap::from([(ANY_DEVICE, v6)]));
     for &(device, mtu) in devices {
-        all4.insert(device, SnatSource { mtu: mtu.into(), ..v4 });
-        all6.insert(device, SnatSource { mtu: mtu.into(), ..v6 });
+        all4.insert(device, SnatSource { mtu, ..v4 });
+        all6.insert(device, SnatSource { mtu, ..v6 });
     }
     Ok(maps.set_snat(&all4, &all6)?)
 }
@@ -184,5 +184,11 @@ fn set_snat(maps: &mut KernelMaps, addrs: &[IpAddr], ports: &RangeInclusive<u16>
 fn snat_source<F: Family>(addrs: &[IpAddr], ports: &RangeInclusive<u16>) -> SnatSource<F> {
     let addr = addrs.iter().find_map(|addr| F::Addr::from_ip(*addr));
     let port = |port| Port::from_host(if addr.is_some() { port } else { 0 });
-    SnatSource { addr: addr.unwrap_or_else(F::Addr::zeroed), first_port: port(*ports.start()), last_port: port(*ports.end()), mtu: 0 }
+    SnatSource {
+        addr: addr.unwrap_or_else(F::Addr::zeroed),
+        first_port: port(*ports.start()),
+        last_port: port(*ports.end()),
+        mtu: 0,
+        bare: 0,
+    }
 }

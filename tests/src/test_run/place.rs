@@ -23,7 +23,7 @@ pub(super) fn build(name: &BedName) -> Result<Netns> {
     writeln!(lines, "link set tunnel mtu {TUNNEL_MTU}")?;
     for (family, bits) in [(addr::Family::V4, 24), (addr::Family::V6, 64)] {
         let (node, router) = (addr::node(1).of(family), addr::router().of(family));
-        write!(lines, "addr add {node}/{bits} dev world\nroute add default via {router} dev world\n")?;
+        write!(lines, "addr add {node}/{bits} dev world nodad\nroute add default via {router} dev world\n")?;
     }
     for (node, device) in [(1, "pods"), (2, "tunnel")] {
         for network in addr::pod_cidrs(node) {

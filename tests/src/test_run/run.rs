@@ -7,7 +7,7 @@ use aya::programs::{ProgramFd, ProgramInfo, TestRun as _, TestRunOptions};
 use proxy_daemon::{maps::Direction, net::Role};
 
 use super::{TestNode, raw};
-use crate::tracer::Hook;
+use crate::{netns::Netns, tracer::Hook};
 
 /// What a program says of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,15 +50,20 @@ impl TestNode {
 
     /// Runs the program that a hook of a device without Ethernet headers has, on a packet that starts with its network header.
     ///
-    /// The kernel's test run takes the protocol of every packet from its bytes 12 and 13: they must be the ethertype all the same.
+    /// The kernel's test run takes the protocol of every packet from its bytes 12 and 13: they must be the ethertype all the same. What is
+    /// redirected has been given an empty header for the kernel to take off, and is here without it.
     pub fn run_without_ethernet(&mut self, direction: Direction, packet: &[u8]) -> Result<Ran> {
-        self.run_program(
-            match direction {
-                Direction::Ingress => "uplink_l3_ingress",
-                Direction::Egress => "uplink_l3_egress",
-            },
-            packet,
-        )
+        const EMPTY: [u8; 14] = [0; 14];
+        let program = match direction {
+            Direction::Ingress => "uplink_l3_ingress",
+            Direction::Egress => "uplink_l3_egress",
+        };
+        let ran = self.run_program(program, packet)?;
+        if ran.verdict != Verdict::Redirect {
+            return Ok(ran);
+        }
+        let frame = ran.frame.strip_prefix(&EMPTY).context("a packet is redirected without an empty Ethernet header")?;
+        Ok(Ran { verdict: ran.verdict, frame: frame.to_vec() })
     }
 
     /// Runs the XDP program on a frame, which it lets pass: the frame afterwards.
@@ -66,7 +71,8 @@ impl TestNode {
         const XDP_PASS: u32 = 2;
         let mut out = vec![0; frame.len() + 256];
         let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
-        let result = self.datapath.xdp()?.test_run(options).context("test run of uplink_xdp")?;
+        let program = self.datapath.xdp()?;
+        let result = in_place(self.place.as_ref(), || program.test_run(options).context("test run of uplink_xdp"))?;
         anyhow::ensure!(result.return_value == XDP_PASS, "the action is {}", result.return_value);
         out.truncate(result.data_size_out as usize);
         // What is translated has a mark before it, for tc.
@@ -78,11 +84,7 @@ impl TestNode {
         let mut out = vec![0; frame.len() + 256];
         let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
         let program = self.datapath.program(name)?;
-        let run = || program.test_run(options).with_context(|| format!("test run of {name}"));
-        let result = match &self.place {
-            Some(netns) => netns.run(run),
-            None => run(),
-        }?;
+        let result = in_place(self.place.as_ref(), || program.test_run(options).with_context(|| format!("test run of {name}")))?;
         out.truncate(result.data_size_out as usize);
         Ok(Ran { verdict: Verdict::of(result.return_value)?, frame: out })
     }
@@ -99,6 +101,14 @@ impl TestNode {
     /// What runs the program of a hook from another thread.
     pub fn runner(&mut self, hook: Hook) -> Result<Runner> {
         Ok(Runner { program: self.datapath.program(program(hook))?.fd()?.try_clone()? })
+    }
+}
+
+/// Runs something in a node's place, or where the test runs.
+fn in_place<T: Send>(place: Option<&Netns>, run: impl FnOnce() -> T + Send) -> T {
+    match place {
+        Some(netns) => netns.run(run),
+        None => run(),
     }
 }
 

@@ -38,6 +38,8 @@ mod moving;
 #[cfg(test)]
 mod no_ethernet;
 #[cfg(test)]
+mod own;
+#[cfg(test)]
 mod ports;
 #[cfg(test)]
 mod sctp;

@@ -257,10 +257,11 @@ fn answer(node: &mut TestNode, hook: Hook, packet: &Packet, translated: &Packet,
     let mut answer = translated.clone().reversed();
     let mut expected = packet.clone().reversed();
     match source {
-        // A pod's packets all enter the node by the same pair of hardware addresses.
+        // All packets enter the node by the same pair of hardware addresses.
         Source::Node => (answer.eth_src, answer.eth_dst) = (packet.eth_src, packet.eth_dst),
         Source::Client => (expected.eth_src, expected.eth_dst) = (answer.eth_src, answer.eth_dst),
         Source::Masqueraded => {
+            (answer.eth_src, answer.eth_dst) = (packet.eth_src, packet.eth_dst);
             expected.ttl = answer.ttl - 1;
         }
     }

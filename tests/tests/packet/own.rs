@@ -1,0 +1,100 @@
+//! Connections of the node's own processes from ports that are node ports as well.
+
+use std::{
+    net::{SocketAddr, UdpSocket},
+    os::fd::{AsRawFd as _, OwnedFd},
+};
+
+use nix::{
+    errno::Errno,
+    sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage},
+};
+use proxy_common::reason::Reason;
+use shunt_tests::{
+    Family, gate,
+    packet::{Packet, flags},
+    test_run::{NEEDS, Ran, Verdict},
+    tracer::Hook,
+};
+
+use crate::{
+    expect::{POD_INGRESS, UPLINK_INGRESS, data, datagram, syn},
+    masquerade::{Setup, client, node_port},
+};
+
+/// From where nobody is called.
+const STRANGER: u16 = 50_001;
+
+fn any_address(family: Family) -> &'static str {
+    if family == Family::V4 { "0.0.0.0:30080" } else { "[::]:30080" }
+}
+
+/// A connection that is being made: its SYN has left, and nobody has answered yet.
+fn dial(from: SocketAddr, to: SocketAddr) -> nix::Result<OwnedFd> {
+    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket::socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
+    socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(from))?;
+    match socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(to)) {
+        Err(Errno::EINPROGRESS) | Ok(()) => Ok(socket),
+        Err(error) => Err(error),
+    }
+}
+
+#[track_caller]
+fn assert_passes(setup: &mut Setup, hook: Hook, packet: &Packet) {
+    let frame = packet.build();
+    assert_eq!(setup.node.run_xdp(&frame).unwrap(), frame);
+    setup.assert_counted(&[]);
+    assert_eq!(setup.node.run(hook, &frame).unwrap(), Ran { verdict: Verdict::Next, frame });
+    setup.assert_counted(&[Reason::NoService]);
+}
+
+#[track_caller]
+fn assert_is_served(setup: &mut Setup, packet: &Packet) {
+    setup.sent_on(packet);
+    setup.ignore_counted();
+    setup.node.forget_flows().unwrap();
+}
+
+#[test]
+fn answers_to_a_connection_of_the_nodes_own_are_left_to_it() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    for family in Family::ALL {
+        let (own, peer, stranger) = (node_port(family), client(family, 443), client(family, STRANGER));
+        let local = any_address(family).parse().unwrap();
+        let socket = setup.node.place().run(|| dial(local, peer)).unwrap();
+        for hook in [UPLINK_INGRESS, POD_INGRESS] {
+            for answer in [Packet::tcp(peer, own, flags::SYN | flags::ACK), data(peer, own), Packet::tcp(peer, own, flags::RST)] {
+                assert_passes(&mut setup, hook, &answer);
+            }
+        }
+        // A connection that is begun from outside is the Service's, and so is one that another client has.
+        for packet in [syn(peer, own), syn(stranger, own), data(stranger, own)] {
+            assert_is_served(&mut setup, &packet);
+        }
+        drop(socket);
+        assert_is_served(&mut setup, &data(peer, own));
+    }
+}
+
+#[test]
+fn datagrams_to_a_connected_socket_of_the_nodes_own_are_left_to_it() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    for family in Family::ALL {
+        let (own, peer, stranger) = (node_port(family), client(family, 53), client(family, STRANGER));
+        let socket = setup.node.place().run(|| UdpSocket::bind(any_address(family))).unwrap();
+        // It may wait for anybody: the Service comes first, as with kube-proxy.
+        assert_is_served(&mut setup, &datagram(peer, own));
+        setup.node.place().run(|| socket.connect(peer)).unwrap();
+        for hook in [UPLINK_INGRESS, POD_INGRESS] {
+            assert_passes(&mut setup, hook, &datagram(peer, own));
+        }
+        assert_is_served(&mut setup, &datagram(stranger, own));
+    }
+}
