@@ -37,6 +37,6 @@ mod tests {
             Outcome::Translate(targets) => format!("{:?}", targets.first().map(|target| target.source)),
         };
         let kinds: BTreeSet<String> = rows::all().iter().map(|row| kind(&row.expected)).collect();
-        assert_eq!(kinds.len(), 13, "{kinds:?}");
+        assert_eq!(kinds.len(), 14, "{kinds:?}");
     }
 }
