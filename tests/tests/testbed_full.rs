@@ -59,14 +59,15 @@ mod tests {
         let _server = EchoServer::start(&server, TARGET).unwrap();
         let service = Service::open("flooded", 1, PORT, TARGET);
         bed.manifests().write("flooded", &service.with_endpoints(&[Endpoint::pod(&server)])).unwrap();
-        let daemon = Daemon::on(bed.node(0), &bed).args(&["--new-flows", "1000"]).start().unwrap();
+        // So few that a slow machine, too, sends many more.
+        let daemon = Daemon::on(bed.node(0), &bed).args(&["--new-flows", "50"]).start().unwrap();
         let to = bed.node(0).addrs().at(Family::V4, addr::node_port(1));
         let SocketAddr::V4(flooded) = to else { unreachable!("an address of IPv4") };
         let pinger = Pinger::start(bed.client(), &[to], 10).unwrap();
         let flood = Flood::from_outside(&bed, flooded, 20_000).unwrap();
         wait::until("the flood to be limited", LIMIT, || {
             let count = daemon.counted("flows_limited")?;
-            ensure!(count > 10_000, "{count} SYNs began no flow");
+            ensure!(count > 2000, "{count} SYNs began no flow");
             Ok(())
         })
         .unwrap();
