@@ -41,7 +41,8 @@ pub struct SnatSource<F: Family> {
     pub last_port: Port,
     /// The largest packet that the device takes, network header included; zero where it is not known.
     pub mtu: u16,
-    /// One where packets leave the device without an Ethernet header, zero where they have one.
+    /// One where packets leave the device without an Ethernet header, zero where they have one. Rows of layout version 3 that are older have an
+    /// MTU of 32 bits instead, of which this is the upper half, always zero: they read as Ethernet's until the daemon writes them again.
     pub bare: u16,
 }
 
