@@ -19,8 +19,12 @@ pub(super) fn packet<F: Ip, const L2: bool>(skb: *mut __sk_buff, end: End) {
     if end.reason().is_some_and(|reason| reason == silent[0] || reason == silent[1]) {
         return;
     }
-    // What was sent on has been given an Ethernet header for that.
-    match (F::IPV6, L2 || end == End::SENT_ON) {
+    if !L2 && end == End::SENT_ON {
+        // It has been given an Ethernet header for that. Readers of both kinds would be more than the verifier is asked to look at.
+        log_other(end.0);
+        return;
+    }
+    match (F::IPV6, L2) {
         (false, true) => log_v4(end.0, read_v4(skb)),
         (true, true) => log_v6(end.0, read_v6(skb)),
         (false, false) => log_v4(end.0, read_l3_v4(skb)),
