@@ -162,7 +162,7 @@ mod tests {
             reach(cases, "ClusterIP of itself", a, to(ITSELF), ("a", Seen::Node));
             reach(cases, "ClusterIP, the own node", a, to(OWN_NODE), ("n1", Seen::Client));
             // Pods of a network that is unknown outside leave their node with its address.
-            let seen = if self.cni == Cni::Vxlan { Seen::Node } else { Seen::Client };
+            let seen = if self.cni.pods_are_routed() { Seen::Client } else { Seen::Node };
             reach(cases, "ClusterIP, another node", a, to(OTHER_NODE), ("n2", seen));
             reach(cases, "ClusterIP of its node's pod", &self.c, to(REMOTE), ("c", Seen::Node));
             reach(cases, "ClusterIP, backend on n1", &self.c, to(LOCAL), ("b", Seen::Client));

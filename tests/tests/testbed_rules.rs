@@ -178,7 +178,7 @@ mod tests {
         Service::open(name, n, PORT, TARGET)
     }
 
-    fn both(cases: &mut Cases, name: &str, addrs: Addrs, port: u16, case: impl Fn(SocketAddr) -> Result<()>) {
+    fn both(cases: &mut Cases, name: &str, addrs: Addrs, port: u16, mut case: impl FnMut(SocketAddr) -> Result<()>) {
         for family in Family::ALL {
             cases.run(format!("{name}, {family}"), || case(addrs.at(family, port)));
         }
@@ -313,13 +313,24 @@ mod tests {
         /// Who still serves is better than nobody, but not than who is ready.
         fn terminating(&self, cases: &mut Cases) {
             let to = addr::cluster_ips(TERMINATING);
-            both(cases, "a terminating endpoint serves", to, PORT, |to| (0..ATTEMPTS).try_for_each(|_| served(&self.a, to, "c")));
+            // No new socket gets the port of one that is kept, and with it the flow to its endpoint.
+            let mut kept = Vec::new();
+            both(cases, "a terminating endpoint serves", to, PORT, |to| {
+                for _ in 0..ATTEMPTS {
+                    self.a.connect(to)?.expect_server("c")?;
+                    let mut socket = self.a.netns().run(|| UdpClient::unconnected(to))?;
+                    let server = socket.ask()?.server;
+                    ensure!(server == "c", "answered by {server}");
+                    kept.push(socket);
+                }
+                Ok(())
+            });
             let old = Family::ALL.map(|family| self.a.connect(to.at(family, PORT)));
             self.write(&open("terminating", TERMINATING), &[Endpoint::pod(&self.b), Endpoint::pod(&self.c).terminating()]);
             for (family, old) in Family::ALL.into_iter().zip(old) {
                 let to = to.at(family, PORT);
                 cases.run(format!("a ready endpoint at {to} serves new clients"), || {
-                    wait::until("the change", LIMIT, || self.a.connect(to)?.expect_server("b"))?;
+                    wait::until("the change", LIMIT, || served(&self.a, to, "b"))?;
                     (0..ATTEMPTS).try_for_each(|_| served(&self.a, to, "b"))
                 });
                 cases.run(format!("who is at a terminating endpoint of {to} stays"), || Ok(old?.ping()?));

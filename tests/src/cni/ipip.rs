@@ -1,6 +1,7 @@
 //! Routed pods behind IPIP, as Calico does it: one tunnel a node without a fixed other end, and routes that say which node that is.
 //!
-//! IPv4 only; other nodes' pods have their IPv6 addresses by routes over the underlay. The device has no Ethernet headers.
+//! IPv4 only; other nodes' pods have their IPv6 addresses by routes over the underlay. The device has no Ethernet headers. What leaves the pods'
+//! networks is masqueraded: other nodes have the tunnel for the way back, and would not take a pod's packet from the underlay.
 
 use anyhow::Result;
 
@@ -21,5 +22,6 @@ pub(super) fn set_up_node(node: &Node) -> Result<()> {
          addr add {own}/32 dev ipip1\n"
     );
     let routes = super::routes_to_peers(node, |family| if family == Family::V4 { "dev ipip1 onlink" } else { "dev eth0" });
-    node.netns().ip(&(device + &routes + &super::routed::holes(node)))
+    node.netns().ip(&(device + &routes + &super::routed::holes(node)))?;
+    node.netns().nft(&super::masquerade(node.index()))
 }

@@ -22,14 +22,14 @@ pub enum Cni {
     Bridge,
     /// Pods on a bridge; other nodes' pods through VXLAN, the rest masqueraded, as flannel does it.
     Vxlan,
-    /// One route per pod; other nodes' pods through a tunnel without Ethernet headers. Not every kernel has it: [`Need::Ipip`](crate::gate::Need).
+    /// One route per pod; other nodes' pods through a tunnel without Ethernet headers, the rest masqueraded, as Calico's IPIP mode does it. Not every kernel has it: [`Need::Ipip`](crate::gate::Need).
     Ipip,
 }
 
 impl Cni {
     /// Whether pods' own addresses are routable outside the cluster's nodes.
-    pub(crate) fn pods_are_routed(self) -> bool {
-        self != Self::Vxlan
+    pub fn pods_are_routed(self) -> bool {
+        !matches!(self, Self::Vxlan | Self::Ipip)
     }
 
     /// What the plugin calls the node's end of a pod's veth pair.
@@ -74,4 +74,23 @@ fn routes_to_peers(node: &Node, by: impl Fn(Family) -> &'static str + Copy) -> S
 /// The underlay's device.
 fn underlay(_: Family) -> &'static str {
     "dev eth0"
+}
+
+/// The rules of a plugin that hides pods from the world: they talk to pods as themselves, to all others as their node.
+fn masquerade(node: u8) -> String {
+    let [own4, own6] = addr::pod_cidrs(node);
+    let rules = |ip: &str, pods: &str, own: &str, multicast: &str| {
+        format!(
+            "{ip} saddr {pods} {ip} daddr {pods} return\n\
+             {ip} saddr {pods} {ip} daddr != {multicast} masquerade fully-random\n\
+             {ip} saddr != {pods} {ip} daddr {own} return\n\
+             {ip} saddr != {pods} {ip} daddr {pods} masquerade fully-random\n"
+        )
+    };
+    let (pods4, pods6) = addr::CLUSTER_CIDR.split_once(',').expect("one network a family");
+    format!(
+        "table inet cni {{\nchain postrouting {{\ntype nat hook postrouting priority srcnat;\n{}{}}}\n}}\n",
+        rules("ip", pods4, &own4, "224.0.0.0/4"),
+        rules("ip6", pods6, &own6, "ff00::/8"),
+    )
 }

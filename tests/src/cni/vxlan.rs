@@ -19,7 +19,7 @@ pub(super) fn set_up_node(node: &Node) -> Result<()> {
         format!("fdb add {mac} dev flannel.1 dst {underlay} self permanent\n")
     });
     netns.bridge(&entries.collect::<String>())?;
-    netns.nft(&masquerade(node.index()))
+    netns.nft(&super::masquerade(node.index()))
 }
 
 /// The VXLAN device with a neighbour and a route per peer.
@@ -49,23 +49,4 @@ fn device(node: &Node) -> String {
 
 fn mac(node: u8) -> String {
     format!("02:f1:00:00:00:{node:02x}")
-}
-
-/// flannel's rules: pods talk to pods as themselves, to all others as their node.
-fn masquerade(node: u8) -> String {
-    let [own4, own6] = addr::pod_cidrs(node);
-    let rules = |ip: &str, pods: &str, own: &str, multicast: &str| {
-        format!(
-            "{ip} saddr {pods} {ip} daddr {pods} return\n\
-             {ip} saddr {pods} {ip} daddr != {multicast} masquerade fully-random\n\
-             {ip} saddr != {pods} {ip} daddr {own} return\n\
-             {ip} saddr != {pods} {ip} daddr {pods} masquerade fully-random\n"
-        )
-    };
-    let (pods4, pods6) = addr::CLUSTER_CIDR.split_once(',').expect("one network a family");
-    format!(
-        "table inet flannel {{\nchain postrouting {{\ntype nat hook postrouting priority srcnat;\n{}{}}}\n}}\n",
-        rules("ip", pods4, &own4, "224.0.0.0/4"),
-        rules("ip6", pods6, &own6, "ff00::/8"),
-    )
 }

@@ -50,6 +50,9 @@ pub(crate) struct Selection {
     /// Only these test programs.
     #[arg(long = "test", value_name = "PROGRAM", value_parser = clap::builder::PossibleValuesParser::new(programs::TESTS))]
     tests: Vec<String>,
+    /// Only the tests whose names contain this; such results are not part of the document.
+    #[arg(long, value_name = "TEXT", conflicts_with = "docs")]
+    filter: Option<String>,
     /// Write the results to a file, too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -69,9 +72,10 @@ pub(crate) fn run(door: &Door, selection: &Selection) -> Result<ExitCode> {
     let kernels: Vec<Kernel> = versions.map(|version| offer::fetch(&door.sh, version)).collect::<Result<_>>()?;
     heading("programs");
     let shunt = programs::copy(door, &daemon(door)?, "shunt")?;
-    let programs = programs::build(door, &shunt, &selection.tests, tools.slowness())?;
+    let programs = programs::build(door, &shunt, &selection.tests, selection.filter.as_deref(), tools.slowness())?;
     let init = init(door)?;
-    let guests: Vec<Guest> = kernels.into_iter().map(|kernel| prepare(door, kernel, &init)).collect::<Result<_>>()?;
+    let results = if selection.filter.is_some() { folder(door).join("filtered") } else { folder(door) };
+    let guests: Vec<Guest> = kernels.into_iter().map(|kernel| prepare(door, kernel, &init, &results)).collect::<Result<_>>()?;
     heading("kernels");
     let runs = run_all(&tools, &guests, &environment(&shunt, tools.slowness()), &programs)?;
     println!("{}", report::tables(&runs));
@@ -135,9 +139,9 @@ fn init(door: &Door) -> Result<Vec<u8>> {
     fs::read(&built).with_context(|| format!("reading {}", built.display()))
 }
 
-fn prepare(door: &Door, kernel: Kernel, init: &[u8]) -> Result<Guest> {
+fn prepare(door: &Door, kernel: Kernel, init: &[u8], results: &Path) -> Result<Guest> {
     let modules = offer::modules(&door.sh, &kernel, &MODULES_TO_START)?;
-    let folder = folder(door).join(&kernel.release);
+    let folder = results.join(&kernel.release);
     Ok(Guest { image: kernel.image()?, initramfs: initramfs::build(init, MODULES, &modules), folder, kernel })
 }
 

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::BufReader,
+    iter,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -15,10 +16,12 @@ use shunt_guest::Program;
 use crate::door::Door;
 
 /// The test programs of shunt-tests that meet the kernel, what is quickest to say something first.
-pub(super) const TESTS: [&str; 11] = [
+pub(super) const TESTS: [&str; 13] = [
     VERIFIED,
     "packet",
+    "testbed_self",
     "testbed",
+    "testbed_sizes",
     "testbed_sctp",
     "testbed_rules",
     "testbed_pins",
@@ -36,9 +39,9 @@ pub(super) const VERIFIED: &str = "verifier";
 /// A test program that takes longer on a machine at full speed hangs.
 const LIMIT_SECS: u64 = 300;
 
-/// Builds the test programs, or only those that are named, and says how to run each in a guest that is slower than this machine, beside a
-/// daemon.
-pub(super) fn build(door: &Door, shunt: &Path, only: &[String], slowness: u32) -> Result<Vec<Program>> {
+/// Builds the test programs, or only those that are named, and says how to run each, or only its tests with some text in their names, in a
+/// guest that is slower than this machine, beside a daemon.
+pub(super) fn build(door: &Door, shunt: &Path, only: &[String], filter: Option<&str>, slowness: u32) -> Result<Vec<Program>> {
     let tests = TESTS.into_iter().filter(|&test| only.is_empty() || only.iter().any(|only| only == test));
     let features = Program {
         name: FEATURES.to_owned(),
@@ -52,7 +55,7 @@ pub(super) fn build(door: &Door, shunt: &Path, only: &[String], slowness: u32) -
             name: name.to_owned(),
             path: copy(door, &built, name)?,
             // One after another: what one test has to wait for is then nobody else's work.
-            arguments: vec!["--test-threads=1".to_owned()],
+            arguments: iter::once("--test-threads=1").chain(filter).map(str::to_owned).collect(),
             directory: door.root.join("tests"),
             limit_secs: LIMIT_SECS * u64::from(slowness),
         })
