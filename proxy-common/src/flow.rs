@@ -143,6 +143,12 @@ impl<F: Family> Flow<F> {
         F::flow(&to, last_used, backend, FlowOwner::new(service, state))
     }
 
+    /// The entry that leaves packets with this tuple as they are.
+    #[inline(always)]
+    pub fn foreign(tuple: Tuple<F>, last_used: u32) -> Self {
+        Self::new(tuple, last_used, BackendRef::NONE, ServiceId::NONE, FlowState::REPLY.with(FlowState::FOREIGN))
+    }
+
     /// The tuple that packets get.
     #[inline(always)]
     pub fn tuple(&self) -> Tuple<F> {
@@ -199,6 +205,9 @@ impl FlowState {
     /// The node stands in for the client. The packets of both directions enter the node, and programs send them on themselves: the stack would
     /// not take them, whose source is its own.
     pub const MASQUERADED: Self = Self(16);
+    /// The flow is none of a Service's: who leaves the node under a frontend's address and port began it. Packets are left as they are, and
+    /// there is one entry only, for the answers.
+    pub const FOREIGN: Self = Self(32);
 
     /// Both sets together.
     #[inline(always)]
@@ -228,10 +237,10 @@ impl FlowState {
         self.has(Self::RST) || other.has(Self::RST) || self.has(Self::FIN) && other.has(Self::FIN)
     }
 
-    /// Whether this direction is coming to its end: it is then not made again when its entry is lost.
+    /// Whether the other direction's entry is made again when it is lost: not while this one is coming to its end, and not where there is none.
     #[inline(always)]
-    pub const fn is_closing(self) -> bool {
-        self.has(Self(Self::FIN.0 | Self::RST.0))
+    pub const fn heals(self) -> bool {
+        !self.has(Self(Self::FIN.0 | Self::RST.0 | Self::FOREIGN.0))
     }
 
     /// The flags as a number.
@@ -288,7 +297,7 @@ mod tests {
     fn owner_keeps_service_and_state_apart() {
         let owner = FlowOwner::new(ServiceId(ServiceId::MAX), FlowState::FIN.with(FlowState::REPLY));
         assert_eq!(owner.service(), ServiceId(ServiceId::MAX));
-        assert!(owner.state().is_closing());
+        assert!(!owner.state().heals());
         assert!(owner.state().has(FlowState::REPLY));
         assert!(!owner.state().has(FlowState::ESTABLISHED));
     }

@@ -128,11 +128,13 @@ reasons! {
     IcmpRedirect = "icmp_redirect", Drop, "an ICMP redirect about a packet of a known flow: who gets it does not know the address that it is about";
     /// A frame with another machine's hardware address.
     OtherHost = "other_host", Pass, "a frame for another machine, which the device takes because somebody listens to everything on it";
+    /// Of a flow that is no Service's.
+    Foreign = "foreign", Pass, "a packet of a connection that left the node under a frontend's address and port, as a node's own or another program's translation (masquerading) may have it, or an answer to one";
 }
 
 impl Reason {
     /// How many there are.
-    pub const COUNT: u32 = 34;
+    pub const COUNT: u32 = 35;
 
     /// The index in `REASONS`.
     #[inline(always)]

@@ -64,9 +64,10 @@ impl<F: Family> Taken<F> {
     }
 
     /// Takes an entry in. Those for answers that come back to the node are one for each port. An answer of a pod to itself is not meant: it takes
-    /// a port, too, but of a pod's few flows to itself.
+    /// a port, too, but of a pod's few flows to itself. Nor is one of a foreign flow, whose port is none of ours.
     pub fn see(&mut self, key: &FlowKey<F>, flow: &Flow<F>) {
-        let is_answer = flow.owner.state().has(FlowState::REPLY) && key.side == Side::Ingress as u8;
+        let state = flow.owner.state();
+        let is_answer = state.has(FlowState::REPLY) && !state.has(FlowState::FOREIGN) && key.side == Side::Ingress as u8;
         if is_answer && flow.dst != key.src && self.ports.contains_key(&key.dst) {
             let pair = Pair { source: key.dst, backend: key.src, port: key.src_port, protocol: key.protocol };
             *self.taken.entry(pair).or_default() += 1;
@@ -172,10 +173,12 @@ mod tests {
         let mut taken = none_taken();
         let state = FlowState::REPLY;
         let flow = |dst| Flow::new(tuple(96, 80, dst, 1), 0, BackendRef::new(0, 1), ServiceId(1), state);
-        // To a client whose address was kept, to the backend itself, and to an address that the node does not have any more.
+        // To a client whose address was kept, to the backend itself, to an address that the node does not have any more, and a foreign one.
         taken.see(&FlowKey::new(tuple(20, 8080, CLIENT, 1), Protocol::Tcp, Side::Egress), &flow(CLIENT));
         taken.see(&FlowKey::new(tuple(20, 8080, NODE, 1000), Protocol::Tcp, Side::Ingress), &flow(20));
         taken.see(&FlowKey::new(tuple(20, 8080, 2, 1000), Protocol::Tcp, Side::Ingress), &flow(CLIENT));
+        let foreign = tuple(20, 443, NODE, 1000);
+        taken.see(&FlowKey::new(foreign, Protocol::Tcp, Side::Ingress), &Flow::foreign(foreign, 0));
         assert_eq!(taken.busiest(), None);
     }
 

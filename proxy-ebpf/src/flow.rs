@@ -27,8 +27,8 @@ use crate::{
 pub struct Way<F: Ip> {
     /// The tuple to give them.
     pub to: Tuple<F>,
-    /// The node stands in for the client, and sends them on itself.
-    pub is_masqueraded: bool,
+    /// Those of [`FlowState::MASQUERADED`] and [`FlowState::FOREIGN`] that are set, as a number: to the verifier it is one of many.
+    apart: u32,
     /// In whose name they are counted.
     pub service: ServiceId,
 }
@@ -36,8 +36,26 @@ pub struct Way<F: Ip> {
 impl<F: Ip> Way<F> {
     #[inline(always)]
     fn of(flow: &Flow<F>) -> Self {
-        let owner = flow.owner;
-        Self { to: flow.tuple(), is_masqueraded: owner.state().has(FlowState::MASQUERADED), service: owner.service() }
+        let apart = flow.owner.state().bits() & FlowState::MASQUERADED.with(FlowState::FOREIGN).bits();
+        Self { to: flow.tuple(), apart: u32::from(apart), service: flow.owner.service() }
+    }
+
+    /// The node stands in for the client, and sends packets on itself.
+    #[inline(always)]
+    pub const fn is_masqueraded(&self) -> bool {
+        self.apart & FlowState::MASQUERADED.bits() as u32 != 0
+    }
+
+    /// The flow is none of a Service's.
+    #[inline(always)]
+    pub const fn is_foreign(&self) -> bool {
+        self.apart & FlowState::FOREIGN.bits() as u32 != 0
+    }
+
+    /// Neither: packets are translated, and nothing else.
+    #[inline(always)]
+    pub const fn is_common(&self) -> bool {
+        self.apart == 0
     }
 }
 
@@ -50,7 +68,7 @@ pub fn find<F: Ip>(packet: &Packet<F>, side: Side) -> Option<Way<F>> {
     let flow = unsafe { core::ptr::read_volatile(entry) };
     // A number of its own, before anything else is asked of the state: what the verifier learns of that would tell one way to the end from
     // another, and it would follow all of them.
-    let is_masqueraded = core::hint::black_box(u32::from(flow.owner.state().has(FlowState::MASQUERADED)));
+    let apart = core::hint::black_box(Way::of(&flow).apart);
     let state = flow.owner.state();
     if packet.may_move() && !state.has(FlowState::REPLY) {
         let gone = !lives(flow.backend);
@@ -77,11 +95,11 @@ pub fn find<F: Ip>(packet: &Packet<F>, side: Side) -> Option<Way<F>> {
         let place = unsafe { &raw mut (*entry).last_used };
         // SAFETY: as for `owner`.
         unsafe { core::ptr::write_volatile(place, now) };
-        if !next.is_closing() {
+        if next.heals() {
             heal(&key, &flow, next, now);
         }
     }
-    Some(Way { to: flow.tuple(), is_masqueraded: is_masqueraded != 0, service: flow.owner.service() })
+    Some(Way { to: flow.tuple(), apart, service: flow.owner.service() })
 }
 
 /// Finds the flow that a later fragment belongs to. Its state is left to the first fragments.
@@ -214,10 +232,39 @@ pub fn leave<F: Ip>(way: &Way<F>) -> End {
     match scratch::<F>() {
         Ok(scratch) => {
             scratch.flow = Flow::new(way.to, 0, BackendRef::NONE, ServiceId::NONE, FlowState::NEW);
-            if way.is_masqueraded { End::SEND_ON } else { End::TRANSLATE }
+            if way.is_masqueraded() { End::SEND_ON } else { End::TRANSLATE }
         }
         Err(end) => end,
     }
+}
+
+/// What becomes of a packet of a foreign flow: it goes on as it is. One that begins a connection is not of that flow, which is over.
+#[inline(always)]
+pub fn leave_alone<F: Ip>(packet: &Packet<F>) -> End {
+    if !packet.flags.opens() {
+        return End::pass(Reason::Foreign);
+    }
+    _ = F::flows().remove(&FlowKey::new(packet.tuple, packet.protocol, Side::Ingress));
+    End::UNKNOWN
+}
+
+/// Records the flow of a packet that leaves the node under a frontend's address and port, and is of none that is known: it is foreign, and
+/// its answers are not for the Service, though they come to the frontend. Connection tracking knows them for kube-proxy.
+#[inline(always)]
+pub fn note_foreign<F: Ip>(packet: &Packet<F>) -> End {
+    let answers = packet.tuple.reversed();
+    let scratch = match scratch::<F>() {
+        Ok(scratch) => scratch,
+        Err(end) => return end,
+    };
+    scratch.key = FlowKey::new(answers, packet.protocol, Side::Ingress);
+    // Looked up first: an insert takes an entry from the LRU list before it finds that the key is there.
+    let is_known = F::flows().get_ptr(&scratch.key).is_some();
+    if !is_known && !packet.flags.rst() && may_start() {
+        scratch.flow = Flow::foreign(answers, now());
+        insert_new(&scratch.key, &scratch.flow);
+    }
+    End::pass(Reason::Foreign)
 }
 
 /// The tuple that was left.
@@ -245,7 +292,7 @@ pub fn start<F: Ip>(packet: &Packet<F>) -> Step<Way<F>> {
     }
     let may_record = note_start(packet, backend.owner);
     if !packet.may_move() && (packet.flags.rst() || !may_record) {
-        return Ok(Way { to, is_masqueraded: false, service: backend.owner });
+        return Ok(Way { to, apart: 0, service: backend.owner });
     }
     if !may_record {
         return Err(End::drop(Reason::FlowsLimited));

@@ -4,7 +4,9 @@
 //! same backend again as long as the set is the same.
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use proxy_common::{Address as _, Backend, BackendFlags, FrontendKey, Range, RangeWord, RowFlags, RowIndex, ServiceId, reason::Reason};
+use proxy_common::{
+    Address as _, Backend, BackendFlags, FrontendKey, Protocol, Range, RangeWord, RowFlags, RowIndex, ServiceId, Tuple, reason::Reason,
+};
 
 use crate::{
     affinity,
@@ -68,6 +70,12 @@ pub fn choose<F: Ip, C: PacketCtx>(ctx: &C, packet: &Packet<F>, scope: Scope) ->
         return Err(End::drop(Reason::StaleSlot));
     }
     Ok(Choice { backend, masquerade: must_masquerade(scope, row.flags, backend.flags) })
+}
+
+/// Whether packets with this tuple are to a frontend.
+#[inline(always)]
+pub fn is_one<F: Ip>(tuple: &Tuple<F>, protocol: Protocol) -> bool {
+    F::frontends().get_ptr(&FrontendKey::new(tuple.dst, tuple.dst_port, protocol)).is_some()
 }
 
 /// Whether the node has to stand in for a client: for one outside, whose backend is elsewhere and would answer past this node; and where the

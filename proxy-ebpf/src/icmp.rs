@@ -54,7 +54,7 @@ pub fn translate_error<F: Ip, C: PacketCtx>(ctx: &mut C, l3: &L3<F>, side: Side)
     let flow = F::flows().get_ptr(&key)?;
     // SAFETY: the entry stays readable while the program runs; copied, since others write it.
     let flow = unsafe { core::ptr::read_volatile(flow) };
-    if l3.dst != key.dst {
+    if l3.dst != key.dst || flow.owner.state().has(FlowState::FOREIGN) {
         return None;
     }
     if quoted.is_redirect {

@@ -41,15 +41,34 @@ pub fn from_backend<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
     if !admits(&packet.tuple, Side::Egress) {
         return Err(End::pass(Reason::NoService));
     }
-    let way = flow::find(&packet, Side::Egress).ok_or(End::pass(Reason::NoService))?;
+    let way = flow::find(&packet, Side::Egress).ok_or_else(|| stranger(&packet))?;
     go(ctx, &packet, &way)
+}
+
+/// What becomes of a packet of no known flow that leaves the node: only one with a frontend's address and port as its source is asked any more.
+#[inline(always)]
+fn stranger<F: Ip>(packet: &Packet<F>) -> End {
+    if frontend::is_one(&packet.tuple.reversed(), packet.protocol) { End::UNKNOWN } else { End::pass(Reason::NoService) }
 }
 
 /// Gives a packet of a known flow its way.
 #[inline(always)]
 fn go<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>, way: &Way<F>) -> Step<Verdict> {
+    if way.is_foreign() {
+        return Err(flow::leave_alone(packet));
+    }
     count_packet(way.service, packet.len);
-    if way.is_masqueraded { Err(flow::leave(way)) } else { translate(ctx, packet, &way.to) }
+    if way.is_masqueraded() { Err(flow::leave(way)) } else { translate(ctx, packet, &way.to) }
+}
+
+/// The same of a rare packet, which other functions of the program translate or send on.
+#[inline(always)]
+fn go_on<F: Ip>(packet: &Packet<F>, way: &Way<F>) -> End {
+    if way.is_foreign() {
+        return flow::leave_alone(packet);
+    }
+    count_packet(way.service, packet.len);
+    flow::leave(way)
 }
 
 /// Gives a packet the tuple that was left for it.
@@ -69,6 +88,15 @@ pub fn choose<F: Ip, C: PacketCtx>(ctx: &C, scope: Scope) -> End {
 fn chosen<F: Ip, C: PacketCtx>(ctx: &C, packet: Step<Packet<F>>, scope: Scope) -> End {
     match packet.and_then(|packet| frontend::choose(ctx, &packet, scope)) {
         Ok(choice) => flow::leave_to_begin(&choice),
+        Err(end) => end,
+    }
+}
+
+/// Records a flow that leaves the node under a frontend's address and port, and is none of a Service's.
+#[inline(always)]
+pub fn note_foreign<F: Ip, C: PacketCtx>(ctx: &C) -> End {
+    match parse_first::<F, C>(ctx) {
+        Ok(packet) => flow::note_foreign(&packet),
         Err(end) => end,
     }
 }
@@ -134,7 +162,7 @@ pub fn begin_early<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
 /// Whether XDP can do nothing for a packet: it sends nothing on by itself, nor back.
 #[inline(always)]
 fn is_for_tc<F: Ip>(packet: &Packet<F>, way: &Way<F>) -> bool {
-    way.is_masqueraded || way.to.dst == packet.tuple.src
+    !way.is_common() || way.to.dst == packet.tuple.src
 }
 
 #[inline(always)]
@@ -168,8 +196,7 @@ pub fn rare_to_backend<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Verdict> {
         return Err(judge::<F>(packet.tuple.dst, Reason::NoService));
     }
     let way = flow::find(&packet, Side::Ingress).ok_or(End::UNKNOWN)?;
-    count_packet(way.service, packet.len);
-    Err(flow::leave(&way))
+    Err(go_on(&packet, &way))
 }
 
 /// The same that leaves the node.
@@ -179,9 +206,8 @@ pub fn rare_from_backend<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Verdict> {
     if !admits(&packet.tuple, Side::Egress) {
         return Err(End::pass(Reason::NoService));
     }
-    let way = flow::find(&packet, Side::Egress).ok_or(End::pass(Reason::NoService))?;
-    count_packet(way.service, packet.len);
-    Err(flow::leave(&way))
+    let way = flow::find(&packet, Side::Egress).ok_or_else(|| stranger(&packet))?;
+    Err(go_on(&packet, &way))
 }
 
 /// A packet without ports: an error about one of a flow; or, where packets enter the node, one to a ClusterIP, which has nothing but ports.
@@ -205,8 +231,11 @@ fn follow<F: Ip, C: PacketCtx>(ctx: &mut C, l3: &L3<F>, id: u32, side: Side) -> 
     let protocol = Protocol::from_wire(l3.protocol).ok_or(lost)?;
     let tuple = fragment::tuple(l3, id).ok_or(lost)?;
     let way = flow::find_for_fragment(tuple, protocol, side).ok_or(lost)?;
+    if way.is_foreign() {
+        return Err(End::pass(Reason::Foreign));
+    }
     count_packet(way.service, ctx.len());
-    if !way.is_masqueraded {
+    if way.is_common() {
         return translate_addrs(ctx, &tuple, &way.to);
     }
     let len = l3.end.wrapping_sub(ctx.l3()) as u16;

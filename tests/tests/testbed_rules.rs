@@ -154,8 +154,46 @@ mod tests {
                 sees(scene.client(), to, expected).with_context(|| format!("{expected:?} expected"))
             });
         }
+        cases.run("no flow of a Service's is taken for another's", || {
+            for daemon in &daemons {
+                let count = daemon.counted("foreign")?;
+                ensure!(count == 0, "{count} packets on {}", daemon.node().name());
+            }
+            Ok(())
+        });
         cases.finish();
         drop((daemons, servers));
+    }
+
+    /// Plugins let the kernel choose the port under which a pod's connection leaves, and it may be a node port.
+    #[test]
+    fn what_a_plugin_masquerades_is_not_the_services() {
+        if gate::skip(gate::DAEMON) {
+            return;
+        }
+        let scene = Scene::new();
+        let servers = (scene.servers(), EchoServer::start(scene.client(), TARGET).unwrap());
+        scene.write(&open("elsewhere", ELSEWHERE), &[Endpoint::pod(&scene.c)]);
+        let port = addr::node_port(ELSEWHERE);
+        let rules = format!("oifname \"eth0\" meta l4proto {{ tcp, udp }} th dport {TARGET} masquerade to :{port}");
+        let chain = "type nat hook postrouting priority srcnat;";
+        scene.n1().netns().nft(&format!("table inet cni {{\nchain postrouting {{\n{chain}\n{rules}\n}}\n}}\n")).unwrap();
+        let daemon = Daemon::on(scene.n1(), &scene.bed).start().unwrap();
+        let mut cases = Cases::new();
+        both(&mut cases, "a pod's connection", scene.client().addrs(), TARGET, |to| {
+            let mut connection = scene.a.connect(to)?;
+            let datagram = scene.a.ask(to)?;
+            for (server, seen) in [(&connection.server, connection.seen), (&datagram.server, datagram.seen)] {
+                ensure!((server.as_str(), seen.port()) == ("client", port), "{server} sees {seen}");
+            }
+            (0..ATTEMPTS).try_for_each(|_| Ok(connection.ping()?))
+        });
+        cases.run("they are counted", || {
+            ensure!(daemon.counted("foreign")? > 0);
+            Ok(())
+        });
+        cases.finish();
+        drop(servers);
     }
 
     /// By TCP and by UDP, the server sees the client's own address, or the node's.

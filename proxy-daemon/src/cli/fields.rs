@@ -243,7 +243,14 @@ pub(super) fn side(number: u8) -> &'static str {
 
 /// The flags of a flow's state by name; none for a new one.
 pub(super) fn states(state: FlowState) -> Vec<&'static str> {
-    let names = [(FlowState::ESTABLISHED, "established"), (FlowState::FIN, "fin"), (FlowState::RST, "rst"), (FlowState::REPLY, "reply")];
+    let names = [
+        (FlowState::ESTABLISHED, "established"),
+        (FlowState::FIN, "fin"),
+        (FlowState::RST, "rst"),
+        (FlowState::REPLY, "reply"),
+        (FlowState::MASQUERADED, "masqueraded"),
+        (FlowState::FOREIGN, "foreign"),
+    ];
     names.into_iter().filter(|(flag, _)| state.has(*flag)).map(|(_, name)| name).collect()
 }
 

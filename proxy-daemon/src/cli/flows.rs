@@ -49,8 +49,9 @@ impl Clock {
 impl FlowView {
     pub(super) fn new<F: Family>(state: &State, clock: Option<Clock>, key: &FlowKey<F>, flow: &Flow<F>) -> Self {
         let flow_state = flow.owner.state();
+        let is_foreign = flow_state.has(FlowState::FOREIGN);
         Self {
-            service: state.service_name(flow.owner.service()),
+            service: if is_foreign { String::new() } else { state.service_name(flow.owner.service()) },
             protocol: views::protocol(key.protocol),
             source: key.src.to_ip(),
             source_port: key.src_port.to_host(),
@@ -64,7 +65,7 @@ impl FlowView {
             translated_destination_port: flow.dst_port.to_host(),
             state: fields::states(flow_state.without(FlowState::REPLY)),
             idle_seconds: clock.and_then(|clock| clock.seconds_since(flow.last_used)),
-            backend_live: state.is_live(flow.backend),
+            backend_live: is_foreign || state.is_live(flow.backend),
             service_id: flow.owner.service().0,
         }
     }
@@ -136,6 +137,14 @@ UDP        original    10.244.1.5:40000   10.96.0.10:53   10.244.1.5:40000    10
         }
         assert_eq!(Clock { now: 500, hz: 100 }.seconds_since(u32::MAX - 499), Some(10));
         assert_eq!(view(None, true).idle_seconds, None);
+    }
+
+    #[test]
+    fn a_foreign_flow_has_no_service_and_no_backend_that_could_be_gone() {
+        let tuple = tuple(([192, 0, 2, 1], 443), ([198, 18, 0, 11], 30_080));
+        let key = FlowKey::new(tuple, Protocol::Tcp, Side::Ingress);
+        let view = FlowView::new(&State::default(), None, &key, &Flow::foreign(tuple, 0));
+        assert_eq!((view.service.as_str(), view.state.as_slice(), view.backend_live), ("", &["foreign"][..], true));
     }
 
     #[test]

@@ -7,8 +7,6 @@ use proxy_common::PORT_STEP;
 use super::Error;
 
 const PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
-/// What the kernel gives to no socket that does not ask for it.
-const RESERVED_PORTS: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 
 /// What needs no privilege.
 const FREE: RangeInclusive<u16> = 1024..=u16::MAX;
@@ -19,20 +17,12 @@ const LAST_RESORT: RangeInclusive<u16> = 1024..=29_999;
 
 /// The ports: those the operator says, or the largest part of what the node's own sockets and node ports leave over.
 pub fn snat_ports(typed: Option<&RangeInclusive<u16>>) -> Result<RangeInclusive<u16>, Error> {
-    let text = fs::read_to_string(PORT_RANGE).map_err(|source| Error::Read { path: PORT_RANGE, source })?;
-    let local = parse_port_range(&text).ok_or(Error::PortRange { path: PORT_RANGE, text })?;
+    let local = local_ports()?;
     let free = || largest_gap(&FREE, &[NODE_PORTS, local.clone()]);
     let ports = match typed {
         Some(ports) => ports.clone(),
         None => free().unwrap_or(LAST_RESORT),
     };
-    if overlap(&NODE_PORTS, &local) && !is_reserved(&fs::read_to_string(RESERVED_PORTS).unwrap_or_default(), &NODE_PORTS) {
-        tracing::warn!(
-            node_ports = ?NODE_PORTS,
-            ?local,
-            "the node's own sockets may be given node ports, and a Service then gets datagrams that answer them: the sysctl net.ipv4.ip_local_port_range or net.ipv4.ip_local_reserved_ports can part them"
-        );
-    }
     if overlap(&ports, &local) {
         tracing::warn!(
             ?ports,
@@ -43,18 +33,14 @@ pub fn snat_ports(typed: Option<&RangeInclusive<u16>>) -> Result<RangeInclusive<
     Ok(reachable(ports))
 }
 
-fn overlap(one: &RangeInclusive<u16>, other: &RangeInclusive<u16>) -> bool {
-    one.start() <= other.end() && other.start() <= one.end()
+/// What the kernel chooses from for sockets that ask for no port.
+fn local_ports() -> Result<RangeInclusive<u16>, Error> {
+    let text = fs::read_to_string(PORT_RANGE).map_err(|source| Error::Read { path: PORT_RANGE, source })?;
+    parse_port_range(&text).ok_or(Error::PortRange { path: PORT_RANGE, text })
 }
 
-/// Whether one entry of the kernel's list of reserved ports (`8080,30000-32767`) has all of these.
-fn is_reserved(list: &str, ports: &RangeInclusive<u16>) -> bool {
-    let has_all = |entry: &str| {
-        let (first, last) = entry.split_once('-').unwrap_or((entry, entry));
-        let (Ok(first), Ok(last)) = (first.parse::<u16>(), last.parse::<u16>()) else { return false };
-        first <= *ports.start() && *ports.end() <= last
-    };
-    list.trim().split(',').any(has_all)
+fn overlap(one: &RangeInclusive<u16>, other: &RangeInclusive<u16>) -> bool {
+    one.start() <= other.end() && other.start() <= one.end()
 }
 
 /// A range of which programs reach every port. They try one after another in steps of [`PORT_STEP`], a prime, modulo the number of ports; where
@@ -124,14 +110,6 @@ mod tests {
                 met[usize::try_from(port).unwrap()] = true;
             }
             assert!(met.iter().all(|met| *met), "{ports:?}");
-        }
-    }
-
-    #[test]
-    fn reserved_ports_are_a_list_of_ports_and_ranges() {
-        for (list, expected) in [("30000-32767\n", true), ("8080,29000-40000,50000\n", true), ("\n", false), ("8080,30000-32766\n", false)]
-        {
-            assert_eq!(is_reserved(list, &NODE_PORTS), expected, "{list:?}");
         }
     }
 

@@ -17,6 +17,7 @@ use crate::{
         Ip,
         extensions::{self, ExtensionsWord},
     },
+    settings,
     verdict::{End, Step},
 };
 
@@ -100,6 +101,26 @@ impl<const L2: bool> TcCtx<L2> {
         mark + size_of::<u32>() <= data && unsafe { (mark as *const u32).read() } == TRANSLATED_MARK
     }
 
+    /// Marks a packet as one that a program sends to a device, so that the program at that device's egress knows it for one of ours. The mark
+    /// has no meaning to other nodes, whose seeds are others: a packet may get there without having met such a program.
+    #[inline(always)]
+    pub fn mark_as_own(&mut self) {
+        // SAFETY: the context is the kernel's own, and valid as long as the program runs. Only disciplines of queues read this number.
+        unsafe { (*self.skb).tc_index = own_mark() };
+    }
+
+    /// Whether a packet has that mark, which it then loses.
+    #[inline(always)]
+    pub fn take_own_mark(&mut self) -> bool {
+        // SAFETY: as in `mark_as_own`.
+        let is_own = unsafe { (*self.skb).tc_index } == own_mark();
+        if is_own {
+            // SAFETY: as in `mark_as_own`.
+            unsafe { (*self.skb).tc_index = 0 };
+        }
+        is_own
+    }
+
     #[inline(always)]
     fn data(&self) -> usize {
         // SAFETY: the context is the kernel's own, and valid as long as the program runs.
@@ -141,6 +162,7 @@ impl<const L2: bool> TcCtx<L2> {
     /// Has the packet leave by a device to where the kernel's routing says.
     #[inline(always)]
     pub fn send_by_route(&mut self, ifindex: u32) -> Step<()> {
+        self.mark_as_own();
         self.become_frame()?;
         // SAFETY: without parameters the helper takes numbers only.
         is_redirected(unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) })
@@ -170,6 +192,12 @@ impl<const L2: bool> TcCtx<L2> {
         // SAFETY: the context is the kernel's own. An error only says that the packet has no such sum.
         unsafe { bpf_csum_update(self.skb, delta.word()) };
     }
+}
+
+/// Sixteen bits of the node's seed, not all of them zero.
+#[inline(always)]
+fn own_mark() -> u32 {
+    settings::seed() as u32 & 0xffff | 1
 }
 
 #[inline(always)]
@@ -265,6 +293,7 @@ impl<const L2: bool> PacketCtx for TcCtx<L2> {
         if hop.family == 0 {
             return self.send_by_route(hop.ifindex);
         }
+        self.mark_as_own();
         self.become_frame()?;
         let [one, two, three, four] = bytemuck::cast::<_, [u32; 4]>(hop.addr);
         let mut params = [hop.family, one, two, three, four];

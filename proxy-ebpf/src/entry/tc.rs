@@ -172,6 +172,8 @@ fn finished<F: Ip, H: Hook, const L2: bool>(skb: *mut __sk_buff, mut end: End) -
         if end == End::SEND_ON {
             end = send_on::<F, L2>(skb);
         }
+    } else if end == End::UNKNOWN {
+        end = note_foreign::<F, L2>(skb);
     }
     if end == End::TRANSLATE {
         end = translate::<F, L2>(skb);
@@ -255,6 +257,9 @@ stages! {
     /// The same for one from outside the node.
     choose_from_outside(ctx: with_headers) { Err(path::choose::<F, _>(ctx, Scope::External)) }
 
+    /// Leaves flows alone that leave the node under a frontend's address and port, and not from here.
+    note_foreign(ctx: with_headers) { Err(if ctx.take_own_mark() { End::pass(Reason::NoService) } else { path::note_foreign::<F, _>(ctx) }) }
+
     /// Begins a flow.
     begin(ctx: with_headers) { Err(path::begin::<F, _>(ctx)) }
 
@@ -297,12 +302,13 @@ fn act<const L2: bool>(skb: *mut __sk_buff, end: End) -> i32 {
 fn reflect<const L2: bool>(skb: *mut __sk_buff) -> i32 {
     // SAFETY: the context is the kernel's own.
     let ifindex = unsafe { (*skb).ifindex };
+    // SAFETY: the context that the kernel gave to the program.
+    let mut ctx = unsafe { TcCtx::<L2>::pulled(skb) };
     if L2 {
+        ctx.mark_as_own();
         // SAFETY: a helper that takes numbers only.
         return unsafe { bpf_redirect(ifindex, 0) as i32 };
     }
-    // SAFETY: the context that the kernel gave to the program.
-    let mut ctx = unsafe { TcCtx::<L2>::pulled(skb) };
     if ctx.send_by_route(ifindex).is_ok() { TC_ACT_REDIRECT } else { TC_ACT_SHOT }
 }
 

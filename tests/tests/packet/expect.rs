@@ -18,6 +18,7 @@ pub(crate) const POD_INGRESS: Hook = Hook { role: Role::Workload, direction: Dir
 pub(crate) const POD_EGRESS: Hook = Hook { role: Role::Workload, direction: Direction::Egress };
 
 pub(crate) const UPLINK_INGRESS: Hook = Hook { role: Role::Uplink, direction: Direction::Ingress };
+pub(crate) const UPLINK_EGRESS: Hook = Hook { role: Role::Uplink, direction: Direction::Egress };
 
 pub(crate) const PORT: u16 = 80;
 pub(crate) const TARGET: u16 = 8080;

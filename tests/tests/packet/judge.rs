@@ -13,9 +13,13 @@ use packet_laws::{
     translation::{self, Ethernet},
     wire::{self, Wire},
 };
-use proxy_common::reason::{Class, Reason};
+use proxy_common::{
+    Protocol,
+    reason::{Class, Reason},
+};
 use proxy_daemon::{
     maps::Direction,
+    model::FrontendAddr,
     plan::{Backend, BackendSet},
 };
 use shunt_tests::{
@@ -33,6 +37,8 @@ pub(crate) struct Judge {
     masquerade: Vec<IpAddr>,
     /// By protocol, source and destination.
     flows: HashSet<(u8, SocketAddr, SocketAddr)>,
+    /// The same of the answers to what left from a frontend by itself.
+    foreign: HashSet<(u8, SocketAddr, SocketAddr)>,
 }
 
 /// A frame, where and how it was sent, and what was counted.
@@ -66,7 +72,7 @@ pub(crate) fn plans(cluster: &Cluster) -> Plans {
 
 impl Judge {
     pub(crate) fn new(cluster: &Cluster) -> Self {
-        Self { plans: plans(cluster), masquerade: cluster.node_ips().to_vec(), flows: HashSet::new() }
+        Self { plans: plans(cluster), masquerade: cluster.node_ips().to_vec(), flows: HashSet::new(), foreign: HashSet::new() }
     }
 
     /// Judges a run; says what is wrong with it.
@@ -87,6 +93,10 @@ impl Judge {
                 let to = case.translated()?;
                 self.remember(&sent, &to);
                 if is_known { Ok(()) } else { case.expect_target(&expected, &to, &self.masquerade) }
+            }
+            (Verdict::Next, [Class::Pass]) if case.reasons.contains(&Reason::Foreign) => {
+                case.untouched(&fates)?;
+                self.foreign(case.hook, &sent)
             }
             (Verdict::Next, [Class::Pass]) => {
                 case.untouched(&fates)?;
@@ -113,6 +123,22 @@ impl Judge {
         let is_known = self.flows.contains(&(sent.protocol, sent.src, sent.dst));
         self.remember(&sent, &to);
         if is_known { Ok(()) } else { case.expect_target(&expected, &to, &self.masquerade) }
+    }
+
+    /// Judges a packet of a foreign flow: it leaves as an answer of a frontend's would, or answers one that did.
+    fn foreign(&mut self, hook: Hook, sent: &Wire) -> Result<(), String> {
+        let Direction::Egress = hook.direction else {
+            let is_answer = self.foreign.contains(&(sent.protocol, sent.src, sent.dst));
+            return if is_answer { Ok(()) } else { Err("it answers nobody".to_owned()) };
+        };
+        self.foreign.insert((sent.protocol, sent.dst, sent.src));
+        let protocol = Protocol::from_wire(sent.protocol).ok_or("no service has such a protocol")?;
+        let frontend = FrontendAddr { addr: sent.src.ip(), port: sent.src.port(), protocol };
+        if self.plans.values().any(|plan| plan.frontends.contains_key(&frontend)) {
+            Ok(())
+        } else {
+            Err("it leaves from no frontend".to_owned())
+        }
     }
 
     fn remember(&mut self, from: &Wire, to: &Wire) {

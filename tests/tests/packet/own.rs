@@ -1,4 +1,5 @@
-//! Connections of the node's own processes from ports that are node ports as well.
+//! Connections that are none of a Service's, under ports that are node ports as well: those of the node's own processes, and those of pods that
+//! a CNI plugin masquerades.
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -9,7 +10,7 @@ use nix::{
     errno::Errno,
     sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage},
 };
-use proxy_common::reason::Reason;
+use proxy_common::{V4, V6, reason::Reason};
 use shunt_tests::{
     Family, gate,
     packet::{Packet, flags},
@@ -18,7 +19,7 @@ use shunt_tests::{
 };
 
 use crate::{
-    expect::{POD_INGRESS, UPLINK_INGRESS, data, datagram, syn},
+    expect::{POD_EGRESS, POD_INGRESS, UPLINK_EGRESS, UPLINK_INGRESS, data, datagram, syn},
     masquerade::{Setup, client, node_port},
 };
 
@@ -41,12 +42,14 @@ fn dial(from: SocketAddr, to: SocketAddr) -> nix::Result<OwnedFd> {
 }
 
 #[track_caller]
-fn assert_passes(setup: &mut Setup, hook: Hook, packet: &Packet) {
+fn assert_passes(setup: &mut Setup, hook: Hook, packet: &Packet, reason: Reason) {
     let frame = packet.build();
-    assert_eq!(setup.node.run_xdp(&frame).unwrap(), frame);
-    setup.assert_counted(&[]);
+    if hook == UPLINK_INGRESS {
+        assert_eq!(setup.node.run_xdp(&frame).unwrap(), frame);
+        setup.assert_counted(&[]);
+    }
     assert_eq!(setup.node.run(hook, &frame).unwrap(), Ran { verdict: Verdict::Next, frame });
-    setup.assert_counted(&[Reason::NoService]);
+    setup.assert_counted(&[reason]);
 }
 
 #[track_caller]
@@ -68,7 +71,7 @@ fn answers_to_a_connection_of_the_nodes_own_are_left_to_it() {
         let socket = setup.node.place().run(|| dial(local, peer)).unwrap();
         for hook in [UPLINK_INGRESS, POD_INGRESS] {
             for answer in [Packet::tcp(peer, own, flags::SYN | flags::ACK), data(peer, own), Packet::tcp(peer, own, flags::RST)] {
-                assert_passes(&mut setup, hook, &answer);
+                assert_passes(&mut setup, hook, &answer, Reason::NoService);
             }
         }
         // A connection that is begun from outside is the Service's, and so is one that another client has.
@@ -93,8 +96,46 @@ fn datagrams_to_a_connected_socket_of_the_nodes_own_are_left_to_it() {
         assert_is_served(&mut setup, &datagram(peer, own));
         setup.node.place().run(|| socket.connect(peer)).unwrap();
         for hook in [UPLINK_INGRESS, POD_INGRESS] {
-            assert_passes(&mut setup, hook, &datagram(peer, own));
+            assert_passes(&mut setup, hook, &datagram(peer, own), Reason::NoService);
         }
         assert_is_served(&mut setup, &datagram(stranger, own));
+    }
+}
+
+/// No socket of the node's knows of them. What leaves says it all.
+#[test]
+fn answers_to_what_left_under_a_node_port_are_left_alone() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    for family in Family::ALL {
+        let (own, peer, stranger) = (node_port(family), client(family, 443), client(family, STRANGER));
+        let connection =
+            [Packet::tcp(peer, own, flags::SYN | flags::ACK), data(peer, own), Packet::tcp(peer, own, flags::FIN | flags::ACK)];
+        for (question, answers) in
+            [(syn(own, peer), &connection[..]), (data(own, peer), &connection), (datagram(own, peer), &[datagram(peer, own)])]
+        {
+            for (leaves, comes) in [(UPLINK_EGRESS, UPLINK_INGRESS), (POD_EGRESS, POD_INGRESS)] {
+                assert_passes(&mut setup, leaves, &question, Reason::Foreign);
+                for answer in answers {
+                    assert_passes(&mut setup, comes, answer, Reason::Foreign);
+                    assert_passes(&mut setup, leaves, &question, Reason::Foreign);
+                }
+                assert_eq!(setup.node.flows::<V4>().len() + setup.node.flows::<V6>().len(), 1);
+                setup.node.forget_flows().unwrap();
+            }
+        }
+        // Others' connections, and who begins one from that very port, are the Service's.
+        assert_passes(&mut setup, UPLINK_EGRESS, &syn(own, peer), Reason::Foreign);
+        assert_is_served(&mut setup, &data(stranger, own));
+        assert_passes(&mut setup, UPLINK_EGRESS, &syn(own, peer), Reason::Foreign);
+        assert_is_served(&mut setup, &syn(peer, own));
+        // What breaks off begins nothing.
+        assert_passes(&mut setup, UPLINK_EGRESS, &Packet::tcp(own, peer, flags::RST), Reason::Foreign);
+        assert_is_served(&mut setup, &data(peer, own));
+        // Of a port that is nobody's, nothing is asked.
+        let elsewhere = SocketAddr::new(own.ip(), own.port() + 1);
+        assert_passes(&mut setup, UPLINK_EGRESS, &syn(elsewhere, peer), Reason::NoService);
     }
 }
