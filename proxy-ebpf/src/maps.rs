@@ -46,20 +46,21 @@ pub struct SourceBits<F: Family> {
     pub client: F::Addr,
 }
 
-/// Room for the entries of a new flow: the stack has none for two keys and two values of IPv6.
+/// Room for the entries of a new flow: the stack has none for two keys and two values of IPv6. It is also where one function of a program leaves
+/// for the next what is no number.
 #[repr(C)]
 pub struct Scratch<F: Family> {
-    /// The entry for the client's packets.
+    /// The entry for the client's packets, or for the answers of a foreign flow.
     pub key: FlowKey<F>,
-    /// Its value.
+    /// Its value; and the tuple that a packet is to get, for the functions that translate it or send it on.
     pub flow: Flow<F>,
-    /// The entry for the replies.
+    /// The entry for the replies: while a source port is looked for, that of the port which is tried.
     pub reply_key: FlowKey<F>,
-    /// Its value.
+    /// Its value; and that of the other direction's entry, where that is made again.
     pub reply: Flow<F>,
-    /// The entry of another flow.
+    /// The entry of the other direction of a flow that is known.
     pub other_key: FlowKey<F>,
-    /// Where a new flow goes.
+    /// Where a new flow goes: left by the function that chooses, for the one that begins.
     pub backend: Backend<F>,
 }
 

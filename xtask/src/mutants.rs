@@ -79,7 +79,7 @@ const MUTANTS: &[Mutant] = &[
     mutant("affinity.rs", ">= u64::from(secs) * u64::from(settings::hz())", ">= u64::from(u32::MAX)"),
     mutant("affinity.rs", "(backend.addr == addr && backend.port == port).then_some(base)", "(backend.addr == addr).then_some(base)"),
     mutant("fragment.rs", "is_fresh.then_some(", "true.then_some("),
-    mutant("icmp.rs", "if l3.dst != key.dst {", "if false {"),
+    mutant("icmp.rs", "if l3.dst != key.dst || flow", "if flow"),
     mutant("icmp.rs", "if l3.src == far { to.src } else { l3.src }", "to.src"),
     mutant("icmp.rs", "if quoted.is_redirect {", "if false {"),
     mutant("forward.rs", "if F::hops_left(ctx)? <= 1 {", "if F::hops_left(ctx)? == 0 {"),
@@ -92,6 +92,19 @@ const MUTANTS: &[Mutant] = &[
     mutant("path.rs", "if has_begun_checksum(ctx, &packet)? {", "if false {"),
     mutant("ip/v4.rs", "(MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0", "(MORE_FRAGMENTS) != 0"),
     mutant("ip/extensions.rs", "if len > MAX_LEN {\n            break;\n        }\n        next = following;", "next = following;"),
+    mutant("flow.rs", "if !is_known && !packet.flags.rst() && may_start() {", "if !is_known && may_start() {"),
+    mutant(
+        "flow.rs",
+        "if !packet.flags.opens() {\n        return End::pass(Reason::Foreign);",
+        "if true {\n        return End::pass(Reason::Foreign);",
+    ),
+    mutant(
+        "path.rs",
+        "if way.is_foreign() {\n        return Err(flow::leave_alone(packet));",
+        "if false {\n        return Err(flow::leave_alone(packet));",
+    ),
+    mutant("frontend.rs", "if may_be_answer && ctx.has_connection", "if false && ctx.has_connection"),
+    mutant("entry/tc.rs", "Some(Scope::External)) && is_other_hosts(skb) {", "Some(Scope::External)) && false {"),
     mutant("entry/tc.rs", "end if end.is_drop() => TC_ACT_SHOT,", "end if end.is_drop() => TC_ACT_UNSPEC,"),
 ];
 

@@ -141,6 +141,12 @@ impl<const L2: bool> TcCtx<L2> {
     }
 
     /// Changes a checksum directly. Says no where only the kernel's helpers know what to do.
+    ///
+    /// | the kernel's state | what is in the packet | what is done |
+    /// |---|---|---|
+    /// | `NONE`, `UNNECESSARY` | the whole checksum | it gets both changes |
+    /// | `PARTIAL` | the pseudo header's sum | it gets the change of the pseudo header |
+    /// | `COMPLETE` | the whole checksum, and beside it the device's sum of all bytes | it gets both; over IPv4 the sum is corrected |
     #[inline(always)]
     fn fix_directly(&mut self, offset: usize, pseudo: Delta, transport: Delta, optional: bool, ipv6: bool) -> Step<bool> {
         // SAFETY: the context is the kernel's own.

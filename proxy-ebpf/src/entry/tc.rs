@@ -143,7 +143,20 @@ fn walked<F: Ip, H: Hook, const L2: bool>(skb: *mut __sk_buff) -> i32 {
     act::<L2>(skb, end)
 }
 
-/// What is left to do after a packet's first function: each leaves something to the next.
+/// What is left to do after a packet's first function: each leaves something to the next, in this order.
+///
+/// | [`End`] | goes on in | which may leave it to |
+/// |---|---|---|
+/// | `ASIDE` | `aside_*` | `RARE`, `RELATED` |
+/// | `RARE` | `rare_*` | `UNKNOWN`, `TRANSLATE`, `SEND_ON` |
+/// | `RELATED` | `related_*` | nobody |
+/// | `UNKNOWN` on ingress | `choose_from_*` | `CHOSEN`, `STAND_IN`, news |
+/// | `UNKNOWN` on egress | `note_foreign` | nobody |
+/// | `STAND_IN` | `stand_in` | `CHOSEN`, `SEND_ON` |
+/// | `CHOSEN` | `begin` | `TRANSLATE` |
+/// | `SEND_ON` | `send_on` | news |
+/// | `TRANSLATE` | `translate` | nobody |
+/// | news | `tell` | nobody |
 #[inline(always)]
 fn finished<F: Ip, H: Hook, const L2: bool>(skb: *mut __sk_buff, mut end: End) -> End {
     let is_ingress = H::SCOPE.is_some();
