@@ -52,6 +52,7 @@ pub async fn run(config: Config) -> Result<()> {
         programs: if config.xdp == Xdp::Off { Programs::Tc } else { Programs::All },
         checksums: Checksums::Cast,
         new_flows: config.new_flows,
+        outer_headers: datapath::leaves_outer_headers(),
         bpf_log: config.bpf_log,
     };
     let mut loaded = datapath::load(&pins, options)?;

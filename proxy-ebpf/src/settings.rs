@@ -19,6 +19,10 @@ static SHUNT_IP_SUMMED: u32 = 0;
 #[unsafe(no_mangle)]
 static SHUNT_READ_KERNEL: u32 = 0;
 
+/// Whether the kernel leaves a tunnel's outer headers before what comes out of it, where the device has none of its own: 1 if so.
+#[unsafe(no_mangle)]
+static SHUNT_OUTER_HEADERS: u32 = 0;
+
 /// How many flows a CPU begins at most in a second.
 #[unsafe(no_mangle)]
 static SHUNT_NEW_FLOWS: u32 = 65_536;
@@ -50,6 +54,13 @@ pub fn ip_summed() -> Option<u32> {
 pub fn reads_kernel() -> bool {
     // SAFETY: as in `seed`.
     unsafe { core::ptr::read_volatile(&raw const SHUNT_READ_KERNEL) != 0 }
+}
+
+/// Whether outer headers may be left before packets of devices that have none.
+#[inline(always)]
+pub fn outer_headers() -> bool {
+    // SAFETY: as in `seed`.
+    unsafe { core::ptr::read_volatile(&raw const SHUNT_OUTER_HEADERS) != 0 }
 }
 
 /// How many flows a CPU begins at most in a second.

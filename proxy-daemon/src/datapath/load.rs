@@ -40,6 +40,8 @@ pub struct Options {
     pub checksums: Checksums,
     /// How many flows a CPU begins at most in a second.
     pub new_flows: u32,
+    /// Whether the kernel leaves a tunnel's outer headers before what comes out of it.
+    pub outer_headers: bool,
     /// Whether to load the object that logs.
     pub bpf_log: bool,
 }
@@ -123,6 +125,8 @@ fn load_for(pins: &Pins, options: Options, constants: Constants, state: Option<C
     let mut loader = EbpfLoader::new();
     loader.override_global("SHUNT_SEED", &constants.seed, true).override_global("SHUNT_HZ", &constants.hz, true);
     loader.override_global("SHUNT_NEW_FLOWS", &options.new_flows, true);
+    let outer_headers = u32::from(options.outer_headers);
+    loader.override_global("SHUNT_OUTER_HEADERS", &outer_headers, true);
     let ip_summed = state.map_or(0, ChecksumState::bit);
     let read_kernel = u32::from(state.is_some_and(|state| state.way() == Checksums::Read));
     loader.override_global("SHUNT_IP_SUMMED", &ip_summed, true).override_global("SHUNT_READ_KERNEL", &read_kernel, true);

@@ -64,9 +64,18 @@ impl Machine {
     /// What a daemon that starts has.
     fn attacher(&self, way: Way) -> Attacher {
         let sizes = Sizes { frontends: 16, backends: 16, flows: 1024, services: 16, sources: 16, affinity: 16 };
-        let datapath =
-            load(&self.pins, Options { sizes, programs: Programs::All, checksums: Checksums::Cast, new_flows: u32::MAX, bpf_log: false })
-                .expect("the programs are loaded");
+        let datapath = load(
+            &self.pins,
+            Options {
+                sizes,
+                programs: Programs::All,
+                checksums: Checksums::Cast,
+                new_flows: u32::MAX,
+                outer_headers: false,
+                bpf_log: false,
+            },
+        )
+        .expect("the programs are loaded");
         Attacher::with_way(self.pins.clone(), datapath, Xdp::Generic, way)
     }
 }

@@ -57,6 +57,12 @@ pub fn prepare(pins: &Pins) -> Result<(), PrepareError> {
     Ok(())
 }
 
+/// Whether this kernel leaves a tunnel's outer headers before what comes out of it, if the device has no headers of its own. Since 5.14 it does
+/// not, which nothing but its version tells.
+pub fn leaves_outer_headers() -> bool {
+    KernelVersion::current().is_ok_and(|kernel| kernel < KernelVersion::new(5, 14, 0))
+}
+
 /// Before 5.11 maps count against the limit of locked memory. Where it cannot be lifted it mostly need not be.
 fn lift_memory_limit() {
     if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {

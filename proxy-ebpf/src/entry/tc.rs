@@ -3,7 +3,7 @@
 //! The verdict lets other programs on the device see the packet: -1 is `TCX_NEXT` for tcx and `TC_ACT_UNSPEC` for clsact.
 
 use aya_ebpf::{
-    bindings::{__sk_buff, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC},
     helpers::generated::{bpf_jiffies64, bpf_redirect},
     macros::classifier,
     programs::TcContext,
@@ -15,7 +15,7 @@ use proxy_ebpf::{
     forward,
     frontend::Scope,
     ip::Ip,
-    path, refuse,
+    path, refuse, settings,
     verdict::{End, News, Step, Verdict},
 };
 
@@ -52,13 +52,33 @@ pub(crate) fn uplink_egress(ctx: TcContext) -> i32 {
 /// A packet from outside the node, on a device without Ethernet headers.
 #[classifier]
 pub(crate) fn uplink_l3_ingress(ctx: TcContext) -> i32 {
-    run::<External, false>(ctx.skb.skb)
+    let skb = ctx.skb.skb;
+    if settings::outer_headers() && !is_received_again(skb) {
+        // SAFETY: the context is the kernel's own.
+        let ifindex = unsafe { (*skb).ifindex };
+        // SAFETY: a helper that takes numbers only.
+        return unsafe { bpf_redirect(ifindex, u64::from(BPF_F_INGRESS)) as i32 };
+    }
+    run::<External, false>(skb)
 }
 
 /// A packet on its way out of the node, on a device without Ethernet headers.
 #[classifier]
 pub(crate) fn uplink_l3_egress(ctx: TcContext) -> i32 {
     run::<Out, false>(ctx.skb.skb)
+}
+
+/// Whether a packet comes for the second time, or else marks it for that. Some kernels leave a tunnel's outer headers before what comes out of
+/// it, and take them off when the packet is redirected to that device once more.
+#[inline(always)]
+fn is_received_again(skb: *mut __sk_buff) -> bool {
+    // SAFETY: the context that the kernel gave to the program.
+    let mut ctx = unsafe { TcCtx::<false>::pulled(skb) };
+    let is_again = ctx.take_own_mark();
+    if !is_again {
+        ctx.mark_as_own();
+    }
+    is_again
 }
 
 /// Tells the daemon what the kernel's jiffies are now. Run by hand only, never attached.

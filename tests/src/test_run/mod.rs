@@ -60,6 +60,7 @@ pub const OPTIONS: Options = Options {
     programs: Programs::Few,
     checksums: Checksums::Cast,
     new_flows: u32::MAX,
+    outer_headers: false,
     bpf_log: false,
 };
 

@@ -79,7 +79,8 @@ impl TestNode {
         Ok(out.split_off(out.len() - frame.len()))
     }
 
-    fn run_program(&mut self, name: &str, frame: &[u8]) -> Result<Ran> {
+    /// Runs a program by its name.
+    pub fn run_program(&mut self, name: &str, frame: &[u8]) -> Result<Ran> {
         // Answers may be longer than what they answer.
         let mut out = vec![0; frame.len() + 256];
         let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };

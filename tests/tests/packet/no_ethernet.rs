@@ -5,13 +5,13 @@
 //! address; and an ICMP error cannot be tested here, because the kernel makes room for it in the wrong place.
 
 use proxy_common::reason::Reason;
-use proxy_daemon::maps::Direction;
+use proxy_daemon::{datapath::Options, maps::Direction};
 use shunt_tests::{
     Addrs, Family, addr, gate,
     objects::Endpoint,
     packet::{L4, Packet, flags, verify_checksums},
     rows::{self, Cluster},
-    test_run::{NEEDS, TestNode, Verdict},
+    test_run::{NEEDS, OPTIONS, Ran, TestNode, Verdict},
 };
 
 use crate::expect::{datagram, syn};
@@ -86,6 +86,24 @@ fn what_is_no_service_passes_untouched() {
     for (family, direction) in Family::ALL.into_iter().flat_map(|family| Direction::ALL.map(|direction| (family, direction))) {
         let packet = datagram(marked(10).at(family, 40_000), addr::node(1).at(family, 53));
         assert_eq!(run(&mut node, direction, &packet), (Verdict::Next, packet));
+        assert_eq!(node.take_counted().unwrap(), [(Reason::NoService, 1)]);
+    }
+}
+
+/// On kernels before 5.14 a tunnel's outer headers may lie before what comes out of it: the device has to take it once more.
+#[test]
+fn what_may_have_outer_headers_is_received_again() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let cluster = Cluster::of_node("n1", &addr::node(1).both());
+    let mut node = TestNode::load(cluster.node_ips(), Options { outer_headers: true, ..OPTIONS }).unwrap();
+    for family in Family::ALL {
+        let packet = syn(marked(10).at(family, 40_000), addr::external_ips(1).at(family, 80));
+        let bare = packet.build()[ETHERNET..].to_vec();
+        assert_eq!(node.run_program("uplink_l3_ingress", &bare).unwrap(), Ran { verdict: Verdict::Redirect, frame: bare });
+        assert_eq!(node.take_counted().unwrap(), []);
+        assert_eq!(run(&mut node, Direction::Egress, &packet), (Verdict::Next, packet));
         assert_eq!(node.take_counted().unwrap(), [(Reason::NoService, 1)]);
     }
 }
