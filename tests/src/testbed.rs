@@ -144,6 +144,11 @@ impl Testbed {
         Ok(netns)
     }
 
+    /// Makes the router's way to the client narrower than both of their devices, which servers have to find out.
+    pub fn narrow_clients_link(&self, mtu: u16) -> Result<()> {
+        self.underlay.narrow_clients_link(self.client.netns(), mtu)
+    }
+
     /// Lets the router send a network's traffic to a node.
     pub fn route(&self, network: &str, to: &Node) -> Result<()> {
         self.underlay.route(network, to.addrs())

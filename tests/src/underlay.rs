@@ -66,6 +66,17 @@ impl Underlay {
         ))
     }
 
+    /// Makes the router's way to the client narrower than both of their devices. The client goes on telling others what its device takes, but
+    /// sends no more than the link does: the router's end would drop that, and tell nobody.
+    pub(crate) fn narrow_clients_link(&self, client: &Netns, mtu: u16) -> Result<()> {
+        self.router.ip(&format!("link set eth1 mtu {mtu}\n"))?;
+        let Addrs { v4, v6 } = addr::client_gateway();
+        client.ip(&format!(
+            "route replace default via {v4} mtu {mtu} advmss 1460\n\
+             route replace default via {v6} mtu {mtu} advmss 1440\n"
+        ))
+    }
+
     /// Lets the router send a network's traffic to a node.
     pub(crate) fn route(&self, network: &str, node: Addrs) -> Result<()> {
         let family = if network.contains(':') { Family::V6 } else { Family::V4 };

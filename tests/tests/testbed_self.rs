@@ -123,6 +123,22 @@ mod tests {
         a_removed_pod_takes_its_device_along(later);
     }
 
+    /// The router's link to the client takes less than both ends' devices.
+    #[test]
+    fn a_narrow_hop_is_found_out() {
+        if gate::skip(gate::TESTBED) {
+            return;
+        }
+        let bed = Testbed::builder().style(Cni::Routed).build().unwrap();
+        let pod = bed.node(0).pod("a").unwrap();
+        let _server = serve(&pod);
+        bed.narrow_clients_link(1400).unwrap();
+        for family in Family::ALL {
+            let connection = bed.client().connect(pod.addrs().at(family, PORT)).unwrap();
+            exchange(&connection, 4 << 20).unwrap();
+        }
+    }
+
     fn serve(host: &impl Host) -> EchoServer {
         EchoServer::start(host, PORT).unwrap()
     }

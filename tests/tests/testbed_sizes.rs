@@ -27,7 +27,7 @@ mod tests {
         a: Pod,
         _backends: [Pod; 2],
         _servers: Vec<EchoServer>,
-        _daemons: Vec<Daemon>,
+        daemons: Vec<Daemon>,
         bed: Testbed,
     }
 
@@ -42,7 +42,7 @@ mod tests {
             bed.manifests().write(name, &service.with_endpoints(&[Endpoint::pod(pod)])).unwrap();
         }
         let daemons = [0, 1].map(|node| Daemon::on(bed.node(node), &bed).start().unwrap());
-        Scene { a, _backends: [b, c], _servers: servers.into(), _daemons: daemons.into(), bed }
+        Scene { a, _backends: [b, c], _servers: servers.into(), daemons: daemons.into(), bed }
     }
 
     impl Scene {
@@ -124,7 +124,7 @@ mod tests {
             return;
         }
         let scene = scene(Cni::Routed);
-        scene.bed.router().ip(&format!("link set eth1 mtu {NARROW}\n")).unwrap();
+        scene.bed.narrow_clients_link(NARROW).unwrap();
         let mut cases = Cases::new();
         for family in Family::ALL {
             for n in [LOCAL, REMOTE] {
@@ -135,6 +135,11 @@ mod tests {
                 });
             }
         }
+        cases.run("they were told", || {
+            let count = scene.daemons[0].counted("icmp_error")?;
+            ensure!(count >= 4, "{count} errors were translated");
+            Ok(())
+        });
         cases.finish();
     }
 

@@ -24,6 +24,8 @@ pub(super) fn build(name: &BedName) -> Result<Netns> {
     for (family, bits) in [(addr::Family::V4, 24), (addr::Family::V6, 64)] {
         let (node, router) = (addr::node(1).of(family), addr::router().of(family));
         write!(lines, "addr add {node}/{bits} dev world nodad\nroute add default via {router} dev world\n")?;
+        // Nobody is there. Who dials shall wait for an answer, and not hear that there is no such router.
+        writeln!(lines, "neigh add {router} lladdr 02:00:00:00:00:01 dev world nud permanent")?;
     }
     for (node, device) in [(1, "pods"), (2, "tunnel")] {
         for network in addr::pod_cidrs(node) {

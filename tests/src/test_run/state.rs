@@ -100,12 +100,29 @@ impl TestNode {
         FlowKey<F>: Pod,
         Flow<F>: Pod,
     {
+        let jiffies = secs * self.hz()?;
+        self.change_last_used::<F>(|last_used| last_used.wrapping_sub(jiffies))
+    }
+
+    /// Makes every flow entry of a family one that was used just now, however long ago that was on a slow machine.
+    pub fn touch_flows<F: OfFamily>(&mut self) -> Result<()>
+    where
+        FlowKey<F>: Pod,
+        Flow<F>: Pod,
+    {
+        let now = self.clock()?;
+        self.change_last_used::<F>(|_| now)
+    }
+
+    fn change_last_used<F: OfFamily>(&mut self, change: impl Fn(u32) -> u32) -> Result<()>
+    where
+        FlowKey<F>: Pod,
+        Flow<F>: Pod,
+    {
         let path = self.pins.maps().join(F::FLOWS);
         let mut map: HashMap<_, Row<FlowKey<F>>, Row<Flow<F>>> = Map::from_map_data(MapData::from_pin(path)?)?.try_into()?;
-        let jiffies = secs * self.hz()?;
         for (key, flow) in self.flows::<F>() {
-            let last_used = flow.last_used.wrapping_sub(jiffies);
-            map.insert(Row(key), Row(Flow { last_used, ..flow }), 0)?;
+            map.insert(Row(key), Row(Flow { last_used: change(flow.last_used), ..flow }), 0)?;
         }
         Ok(())
     }

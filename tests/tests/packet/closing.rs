@@ -7,7 +7,7 @@ use shunt_tests::{
     test_run::NEEDS,
 };
 
-use crate::expect::{POD_EGRESS, Setup, age, data, datagram, entries, forward, pod_at, service_at, syn};
+use crate::expect::{POD_EGRESS, Setup, age, data, datagram, entries, forward, pod_at, service_at, syn, touch};
 
 const NEW: FlowState = FlowState::NEW;
 const ESTABLISHED: FlowState = FlowState::ESTABLISHED;
@@ -173,7 +173,9 @@ fn datagrams_are_a_question_and_an_answer_or_more() {
         let states = |setup: &Setup| [forward(&setup.node, client, service).state, forward(&setup.node, backend, client).state];
         setup.backend(&datagram(client, service));
         assert_eq!(states(&setup), [NEW, REPLY]);
+        touch(&mut setup.node);
         setup.backend(&datagram(client, service));
+        touch(&mut setup.node);
         setup.translated(POD_EGRESS, &datagram(backend, client));
         assert_eq!(states(&setup), [NEW, REPLY]);
         age(&mut setup.node);

@@ -205,3 +205,9 @@ pub(crate) fn age(node: &mut TestNode) {
     node.age_flows::<V4>(2).unwrap();
     node.age_flows::<V6>(2).unwrap();
 }
+
+/// Nothing has been silent for long, however slow the machine is.
+pub(crate) fn touch(node: &mut TestNode) {
+    node.touch_flows::<V4>().unwrap();
+    node.touch_flows::<V6>().unwrap();
+}
