@@ -17,13 +17,14 @@ const LAST_RESORT: RangeInclusive<u16> = 1024..=29_999;
 
 /// The ports: those the operator says, or the largest part of what the node's own sockets and node ports leave over.
 pub fn snat_ports(typed: Option<&RangeInclusive<u16>>) -> Result<RangeInclusive<u16>, Error> {
-    let local = local_ports()?;
+    let text = fs::read_to_string(PORT_RANGE).map_err(|source| Error::Read { path: PORT_RANGE, source })?;
+    let local = parse_port_range(&text).ok_or(Error::PortRange { path: PORT_RANGE, text })?;
     let free = || largest_gap(&FREE, &[NODE_PORTS, local.clone()]);
     let ports = match typed {
         Some(ports) => ports.clone(),
         None => free().unwrap_or(LAST_RESORT),
     };
-    if overlap(&ports, &local) {
+    if ports.start() <= local.end() && local.start() <= ports.end() {
         tracing::warn!(
             ?ports,
             ?local,
@@ -31,16 +32,6 @@ pub fn snat_ports(typed: Option<&RangeInclusive<u16>>) -> Result<RangeInclusive<
         );
     }
     Ok(reachable(ports))
-}
-
-/// What the kernel chooses from for sockets that ask for no port.
-fn local_ports() -> Result<RangeInclusive<u16>, Error> {
-    let text = fs::read_to_string(PORT_RANGE).map_err(|source| Error::Read { path: PORT_RANGE, source })?;
-    parse_port_range(&text).ok_or(Error::PortRange { path: PORT_RANGE, text })
-}
-
-fn overlap(one: &RangeInclusive<u16>, other: &RangeInclusive<u16>) -> bool {
-    one.start() <= other.end() && other.start() <= one.end()
 }
 
 /// A range of which programs reach every port. They try one after another in steps of [`PORT_STEP`], a prime, modulo the number of ports; where
