@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 use shunt_guest::{Job, MODULES, Program};
 use xshell::cmd;
 
-use self::{guest::Guest, machine::Tools, offer::Kernel, outcome::Run};
+use self::{guest::Guest, machine::Tools, offer::Kernel, outcome::Run, record::Record};
 use crate::{
     bpf_toolchain::Compiler,
     build,
@@ -30,6 +30,7 @@ mod markdown;
 mod offer;
 mod outcome;
 mod programs;
+mod record;
 mod report;
 
 /// The oldest kernel Shunt runs on, those of Debian's releases since, and the newest there is.
@@ -56,7 +57,7 @@ pub(crate) struct Selection {
     /// Write the results to a file, too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write the tables into docs/kernels.md if all is well: of every test program on every kernel, as its newest run went.
+    /// Keep what is to be said of each of these kernels in docs, once the newest run of every test program there went well.
     #[arg(long)]
     docs: bool,
 }
@@ -82,26 +83,32 @@ pub(crate) fn run(door: &Door, selection: &Selection) -> Result<ExitCode> {
     if let Some(file) = &selection.json {
         fs::write(file, serde_json::to_vec_pretty(&runs)?).with_context(|| format!("writing {}", file.display()))?;
     }
-    let good = runs.iter().all(Run::is_good) && (!selection.docs || document(door, &tools)?);
+    let good = runs.iter().all(Run::is_good) && (!selection.docs || document(door, &tools, &guests)?);
     println!("{}", if good { "all kernels passed" } else { "FAILED on a kernel" });
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Writes the tables into the document, if all is well.
-fn document(door: &Door, tools: &Tools) -> Result<bool> {
-    let kernels: Vec<Kernel> = VERSIONS.iter().map(|version| offer::fetch(&door.sh, version)).collect::<Result<_>>()?;
-    let runs: Vec<Run> = kernels.iter().map(|kernel| guest::newest(&kernel.release, &folder(door).join(&kernel.release))).collect();
-    for (run, program) in runs.iter().flat_map(|run| run.programs.iter().map(move |program| (run, program))) {
-        if !program.is_good() {
+/// Keeps what is to be said of the kernels, of those on which all is well, and writes the tables of all kernels into the document.
+fn document(door: &Door, tools: &Tools, guests: &[Guest]) -> Result<bool> {
+    let folder = door.root.join("docs/kernels");
+    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let date = cmd!(door.sh, "date --utc +%F").quiet().read()?;
+    let mut good = true;
+    for Guest { kernel, folder: results, .. } in guests {
+        let run = guest::newest(&kernel.release, results);
+        for program in run.programs.iter().filter(|program| !program.is_good()) {
             missing(&format!("{}: {program}", run.kernel));
         }
+        if run.is_good() {
+            Record { date: date.clone(), run }.keep(&folder)?;
+        } else {
+            good = false;
+        }
     }
-    let good = runs.iter().all(Run::is_good);
-    if good {
-        let date = cmd!(door.sh, "date --utc +%F").quiet().read()?;
-        let about = format!("Run on {date}, {}, in {tools}.", env::consts::ARCH);
-        report::write(&door.root.join("docs/kernels.md"), &about, &runs)?;
-    }
+    let (runs, dates): (Vec<Run>, Vec<String>) = Record::all(&folder)?.into_iter().map(|Record { date, run }| (run, date)).unzip();
+    let days: Vec<String> = runs.iter().zip(&dates).map(|(run, date)| format!("{} on {date}", run.kernel)).collect();
+    let about = format!("Run on {}, in {tools}: {}.", env::consts::ARCH, days.join(", "));
+    report::write(&door.root.join("docs/kernels.md"), &about, &runs)?;
     Ok(good)
 }
 

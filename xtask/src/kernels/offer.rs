@@ -121,7 +121,7 @@ fn fits(release: &str, version: &str) -> bool {
 }
 
 /// All numbers in a release: their order is that of releases.
-fn numbers(release: &str) -> Vec<u32> {
+pub(super) fn numbers(release: &str) -> Vec<u32> {
     release.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
 }
 

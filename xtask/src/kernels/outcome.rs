@@ -10,11 +10,11 @@ use super::programs::{FEATURES, VERIFIED};
 use crate::test::Count;
 
 /// One kernel.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Run {
     pub(super) kernel: String,
     /// `tcx` or `clsact`; nothing where the features are not known.
-    pub(super) attaching: Option<&'static str>,
+    pub(super) attaching: Option<String>,
     /// What Shunt would use and this kernel has not.
     pub(super) lacks: Vec<String>,
     pub(super) programs: Vec<RunOf>,
@@ -25,7 +25,7 @@ pub(super) struct Run {
 }
 
 /// One program on a kernel.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct RunOf {
     pub(super) name: String,
     /// Its tests, if that is what it consists of.
@@ -65,7 +65,7 @@ impl Run {
         let tcx = features.iter().find(|feature| feature.name == "tcx");
         Self {
             kernel: release.to_owned(),
-            attaching: tcx.map(|tcx| if tcx.available { "tcx" } else { "clsact" }),
+            attaching: tcx.map(|tcx| if tcx.available { "tcx" } else { "clsact" }.to_owned()),
             lacks: features.iter().filter(|feature| !feature.available).map(|feature| feature.name.clone()).collect(),
             skipped: programs.iter().flat_map(|program| skipped(&read(&program.name, "err"))).collect(),
             programs,

@@ -48,7 +48,7 @@ fn results(runs: &[Run]) -> String {
                 format!("{passed}/{failed}/{skipped}{}", if program.is_good() { "" } else { " FAILED" })
             })
         };
-        let before = [run.kernel.clone(), run.attaching.unwrap_or("not known").to_owned()];
+        let before = [run.kernel.clone(), run.attaching.clone().unwrap_or_else(|| "not known".to_owned())];
         before.into_iter().chain(names.iter().map(cell)).collect()
     });
     table(&header.collect::<Vec<_>>(), rows)
@@ -89,7 +89,7 @@ mod tests {
         let program = |name: &str, count| RunOf { name: name.to_owned(), count, problem: String::new(), secs: 5 };
         Run {
             kernel: "5.10".to_owned(),
-            attaching: Some("clsact"),
+            attaching: Some("clsact".to_owned()),
             lacks: vec!["tcx".to_owned()],
             programs: vec![program(FEATURES, None), program("packet", count)],
             skipped: [("a_sum_is_kept".to_owned(), "Linux 6.11 or newer".to_owned())].into(),
