@@ -5,6 +5,7 @@
 
 mod backoff;
 mod connection;
+mod tls;
 mod watch;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -98,6 +99,7 @@ fn from_pod() -> Result<Client, BoxError> {
 }
 
 fn client(mut config: Config) -> Result<Client, BoxError> {
+    tls::leave_certificates_to_the_server();
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     let server = config.cluster_url.clone();
     let client = Client::try_from(config).map_err(|error| chain(&error))?;
