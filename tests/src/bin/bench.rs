@@ -50,6 +50,9 @@ struct Net {
     /// How long a turn lasts.
     #[arg(long, value_name = "SECONDS", default_value_t = net::Options::default().turn.as_secs())]
     turn: u64,
+    /// What is measured with these Services.
+    #[arg(long = "measure", value_name = "WHAT", value_delimiter = ',', default_value = "stream,requests,connections")]
+    measures: Vec<net::Measure>,
     /// How many Services there are, one run for each number.
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = net::Options::default().services, num_args = 0..)]
     services: Vec<u32>,
@@ -78,8 +81,9 @@ fn run(what: What) -> Result<()> {
             println!("{}", packet::Table(&options));
             write(json, &packet::run(&options, |row| println!("{row}"))?)
         }
-        What::Net(Net { json, rounds, turn, services, first_packet, flood }) => {
-            let options = net::Options { rounds, turn: Duration::from_secs(turn), services, first_packet, flood: NonZero::new(flood) };
+        What::Net(Net { json, rounds, turn, measures, services, first_packet, flood }) => {
+            let options =
+                net::Options { rounds, turn: Duration::from_secs(turn), measures, services, first_packet, flood: NonZero::new(flood) };
             println!("{}", net::Table(&options));
             write(json, &net::run(&options, |row| println!("{row}"))?)
         }

@@ -20,8 +20,8 @@ use crate::{host::Host as _, process, traffic::patience};
 const WINDOW: &str = "128K";
 
 /// What can be measured.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Measure {
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum Measure {
     /// One TCP stream.
     Stream,
     /// A byte there and a byte back, over one connection.
@@ -31,7 +31,7 @@ pub(super) enum Measure {
 }
 
 impl Measure {
-    pub(super) const ALL: [Self; 3] = [Self::Stream, Self::Requests, Self::Connections];
+    pub const ALL: [Self; 3] = [Self::Stream, Self::Requests, Self::Connections];
 
     pub(super) const fn name(self) -> &'static str {
         match self {

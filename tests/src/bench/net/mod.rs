@@ -9,7 +9,6 @@ use anyhow::Result;
 use serde::Serialize;
 
 use self::{
-    measure::Measure,
     scene::{Route, Scene},
     summary::Summary,
 };
@@ -24,7 +23,7 @@ mod running;
 mod scene;
 mod summary;
 
-pub use self::summary::Table;
+pub use self::{measure::Measure, summary::Table};
 
 /// Who brings packets to a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -47,6 +46,8 @@ pub struct Options {
     pub rounds: usize,
     /// How long a turn lasts.
     pub turn: Duration,
+    /// What is measured with these Services.
+    pub measures: Vec<Measure>,
     /// How many Services there are, one run for each number.
     pub services: Vec<u32>,
     /// How many Services there are when the first packet of a flow is measured, which are read from manifests.
@@ -104,6 +105,7 @@ impl Default for Options {
         Self {
             rounds: 15,
             turn: Duration::from_secs(1),
+            measures: Measure::ALL.to_vec(),
             services: vec![1, 10_000],
             first_packet: vec![1, 10_000, 100_000],
             flood: NonZero::new(100_000),
@@ -123,7 +125,7 @@ pub fn run(options: &Options, mut tell: impl FnMut(&Row)) -> Result<Vec<Row>> {
         for &services in &options.services {
             scene.grow_to(services)?;
             for route in Route::ALL {
-                for measure in Measure::ALL {
+                for &measure in &options.measures {
                     let summary = by_turns(&scene, route, measure, options)?;
                     take(summary.rows(measure.name(), route.name(), services, measure.unit()));
                 }
