@@ -51,7 +51,7 @@ struct Net {
     #[arg(long, value_name = "SECONDS", default_value_t = net::Options::default().turn.as_secs())]
     turn: u64,
     /// What is measured with these Services.
-    #[arg(long = "measure", value_name = "WHAT", value_delimiter = ',', default_value = "stream,requests,connections")]
+    #[arg(long = "measure", value_name = "WHAT", value_delimiter = ',', default_values_t = net::Options::default().measures)]
     measures: Vec<net::Measure>,
     /// How many Services there are, one run for each number.
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = net::Options::default().services, num_args = 0..)]

@@ -83,7 +83,8 @@ pub(crate) fn run(door: &Door, selection: &Selection) -> Result<ExitCode> {
     if let Some(file) = &selection.json {
         fs::write(file, serde_json::to_vec_pretty(&runs)?).with_context(|| format!("writing {}", file.display()))?;
     }
-    let good = runs.iter().all(Run::is_good) && (!selection.docs || document(door, &tools, &guests)?);
+    let documented = !selection.docs || document(door, &tools, &guests)?;
+    let good = documented && runs.iter().all(Run::is_good);
     println!("{}", if good { "all kernels passed" } else { "FAILED on a kernel" });
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -93,6 +94,7 @@ fn document(door: &Door, tools: &Tools, guests: &[Guest]) -> Result<bool> {
     let folder = door.root.join("docs/kernels");
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     let date = cmd!(door.sh, "date --utc +%F").quiet().read()?;
+    let about = format!("{date}, {}, in {tools}", env::consts::ARCH);
     let mut good = true;
     for Guest { kernel, folder: results, .. } in guests {
         let run = guest::newest(&kernel.release, results);
@@ -100,15 +102,17 @@ fn document(door: &Door, tools: &Tools, guests: &[Guest]) -> Result<bool> {
             missing(&format!("{}: {program}", run.kernel));
         }
         if run.is_good() {
-            Record { date: date.clone(), run }.keep(&folder)?;
+            Record { about: about.clone(), run }.keep(&folder)?;
         } else {
             good = false;
         }
     }
-    let (runs, dates): (Vec<Run>, Vec<String>) = Record::all(&folder)?.into_iter().map(|Record { date, run }| (run, date)).unzip();
-    let days: Vec<String> = runs.iter().zip(&dates).map(|(run, date)| format!("{} on {date}", run.kernel)).collect();
-    let about = format!("Run on {}, in {tools}: {}.", env::consts::ARCH, days.join(", "));
-    report::write(&door.root.join("docs/kernels.md"), &about, &runs)?;
+    let (about, runs): (Vec<String>, Vec<Run>) = Record::all(&folder)?.into_iter().map(|Record { about, run }| (about, run)).unzip();
+    // Tables of none would take away those of before.
+    if !runs.is_empty() {
+        let about: Vec<String> = runs.iter().zip(about).map(|(run, about)| format!("* {}: {about}", run.kernel)).collect();
+        report::write(&door.root.join("docs/kernels.md"), &about.join("\n"), &runs)?;
+    }
     Ok(good)
 }
 

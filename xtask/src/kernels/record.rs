@@ -12,8 +12,8 @@ use super::{offer::numbers, outcome::Run};
 /// A good run of everything.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Record {
-    /// The day of the run, as in 2026-01-31.
-    pub(super) date: String,
+    /// The day on which it was kept, and where it ran.
+    pub(super) about: String,
     pub(super) run: Run,
 }
 
@@ -52,13 +52,13 @@ mod tests {
     #[test]
     fn the_newest_record_of_a_kernel_stays_and_older_kernels_come_first() {
         let folder = tempfile::tempdir().unwrap();
-        for (release, date) in
+        for (release, about) in
             [("6.12.9+deb13-amd64", "2026-01-01"), ("6.1.0-5-amd64", "2026-01-02"), ("6.12.10+deb13-amd64", "2026-01-03")]
         {
-            Record { date: date.to_owned(), run: Run::new(release, vec![], folder.path()) }.keep(folder.path()).unwrap();
+            Record { about: about.to_owned(), run: Run::new(release, vec![], folder.path()) }.keep(folder.path()).unwrap();
         }
-        let kept: Vec<_> = Record::all(folder.path()).unwrap().into_iter().map(|record| (record.run.kernel, record.date)).collect();
+        let kept: Vec<_> = Record::all(folder.path()).unwrap().into_iter().map(|record| (record.run.kernel, record.about)).collect();
         let expected = [("6.1.0-5-amd64", "2026-01-02"), ("6.12.10+deb13-amd64", "2026-01-03")];
-        assert_eq!(kept, expected.map(|(release, date)| (release.to_owned(), date.to_owned())));
+        assert_eq!(kept, expected.map(|(release, about)| (release.to_owned(), about.to_owned())));
     }
 }

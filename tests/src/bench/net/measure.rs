@@ -1,12 +1,14 @@
 //! One turn of a contender: what its client reaches in a while.
 
 use std::{
+    fmt,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
+use clap::ValueEnum;
 use serde_json::Value;
 
 use super::{
@@ -20,7 +22,7 @@ use crate::{host::Host as _, process, traffic::patience};
 const WINDOW: &str = "128K";
 
 /// What can be measured.
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Measure {
     /// One TCP stream.
     Stream,
@@ -31,8 +33,6 @@ pub enum Measure {
 }
 
 impl Measure {
-    pub const ALL: [Self; 3] = [Self::Stream, Self::Requests, Self::Connections];
-
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Stream => "stream",
@@ -56,6 +56,13 @@ impl Measure {
             Self::Connections => as_client(place, || connections(place.target(route, RESPONDER), turn)),
         };
         measured.with_context(|| format!("{}, {}, {}", place.contender, self.name(), route.name()))
+    }
+}
+
+/// As one asks for it.
+impl fmt::Display for Measure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_possible_value().map_or(Ok(()), |value| f.write_str(value.get_name()))
     }
 }
 

@@ -6,6 +6,7 @@
 use std::{fmt, num::NonZero, time::Duration};
 
 use anyhow::Result;
+use clap::ValueEnum as _;
 use serde::Serialize;
 
 use self::{
@@ -105,7 +106,7 @@ impl Default for Options {
         Self {
             rounds: 15,
             turn: Duration::from_secs(1),
-            measures: Measure::ALL.to_vec(),
+            measures: Measure::value_variants().to_vec(),
             services: vec![1, 10_000],
             first_packet: vec![1, 10_000, 100_000],
             flood: NonZero::new(100_000),
