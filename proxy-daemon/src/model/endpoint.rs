@@ -78,9 +78,15 @@ impl Endpoint {
         self.serving && self.terminating
     }
 
-    /// Whether flows it already has may stay: it is ready, or finishing what it began.
-    pub fn keeps_flows(&self) -> bool {
+    /// Whether new flows may be its, at least where no better one is: it is ready, or finishing what it began.
+    pub fn may_take_flows(&self) -> bool {
         self.ready || self.is_serving_terminating()
+    }
+
+    /// Whether flows it already has may stay. It is not asked whether it is ready, as kube-proxy's clean-up of conntrack does not: an endpoint
+    /// that only fails its readiness probe says `serving: false` as well, but one of which just `ready: false` is known serves.
+    pub fn keeps_flows(&self) -> bool {
+        self.ready || self.serving
     }
 
     /// Which of two records of one address and port is believed: one that is not terminating before one that is, a ready one before

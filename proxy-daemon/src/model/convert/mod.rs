@@ -10,7 +10,7 @@ mod service_cidr;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proxy_common::Protocol;
 
@@ -149,16 +149,23 @@ fn unicast_address(field: &'static str, value: &str) -> Result<IpAddr, Problem> 
     Ok(addr)
 }
 
-/// Parses a network in any form the API has ever accepted, with blanks around it and with bits beyond its prefix, which are cut off.
+/// Parses a network in any form the API has ever accepted, with blanks around it and with bits beyond its prefix, which are cut off. One of
+/// IPv4-mapped addresses is one of IPv4, as for kube-proxy.
 fn network(field: &'static str, value: &str) -> Result<IpNet, Problem> {
     let parse = || {
         let (addr, prefix_len) = value.trim().split_once('/')?;
         let addr = addr.parse().ok().or_else(|| ipv4_with_leading_zeros(addr))?;
         let is_number = prefix_len.bytes().all(|byte| byte.is_ascii_digit());
         let prefix_len = prefix_len.parse().ok().filter(|_| is_number)?;
-        Some(IpNet::new(addr, prefix_len).ok()?.trunc())
+        Some(unmapped(IpNet::new(addr, prefix_len).ok()?.trunc()))
     };
     parse().ok_or_else(|| Problem::NotANetwork { field, value: value.to_owned() })
+}
+
+fn unmapped(network: IpNet) -> IpNet {
+    let IpNet::V6(mapped) = network else { return network };
+    let v4 = mapped.addr().to_ipv4_mapped().zip(mapped.prefix_len().checked_sub(96));
+    v4.and_then(|(addr, prefix_len)| Ipv4Net::new(addr, prefix_len).ok()).map_or(network, IpNet::V4)
 }
 
 /// Old objects may hold `010.0.0.1`, which means 10.0.0.1 there.
@@ -212,6 +219,9 @@ mod tests {
         assert_eq!(parse(" 010.001.0.9/16\n"), "10.1.0.0/16");
         assert_eq!(parse("0.0.0.0/0"), "0.0.0.0/0");
         assert_eq!(parse("fd00:0::1/64"), "fd00::/64");
+        assert_eq!(parse("::ffff:10.0.0.1/104"), "10.0.0.0/8");
+        assert_eq!(parse("::ffff:10.0.0.1/96"), "0.0.0.0/0");
+        assert_eq!(parse("::ffff:10.0.0.1/80"), "::/80");
         for wrong in ["", "10.0.0.1", "10.0.0.0/", "10.0.0.0/33", "10.0.0.0/+8", "10.0.0.0/8/8", "fd00::/129", "/8"] {
             assert!(network("field", wrong).is_err(), "{wrong}");
         }

@@ -63,7 +63,7 @@ enum Topology<'a> {
 pub(super) fn select<'a>(candidates: &[Candidate<'a>], wanted: Wanted, place: Place<'_>) -> Selection<'a> {
     let cluster = if wanted.cluster { cluster_list(candidates, place) } else { Vec::new() };
     let local = if wanted.local { local_list(candidates) } else { Vec::new() };
-    let usable = |candidate: &Candidate<'_>| candidate.endpoint.keeps_flows();
+    let usable = |candidate: &Candidate<'_>| candidate.endpoint.may_take_flows();
     let any = !cluster.is_empty() || (wanted.local && candidates.iter().any(usable));
     Selection { cluster, local, any }
 }

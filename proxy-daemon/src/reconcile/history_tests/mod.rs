@@ -110,6 +110,8 @@ impl History {
     /// Compares what is planned and what the maps lead to; yields how many frontends there are.
     fn check(&mut self) -> u64 {
         let facts = &self.reconciler.facts;
+        let fresh = NodeFacts::new(&self.reconciler.settings, "n1", self.objects.node.as_ref(), &self.reconciler.machine);
+        assert_eq!(*facts, fresh, "the node is not what it was");
         let plans = plan_all(&self.reconciler.model, facts);
         for _ in 0..2 {
             let mut changes = self.objects.changes();
