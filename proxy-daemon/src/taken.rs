@@ -64,11 +64,12 @@ impl<F: Family> Taken<F> {
     }
 
     /// Takes an entry in. Those for answers that come back to the node are one for each port. An answer of a pod to itself is not meant: it takes
-    /// a port, too, but of a pod's few flows to itself. Nor is one of a foreign flow, whose port is none of ours.
+    /// a port, too, but of a pod's few flows to itself. Nor is one of a foreign flow, whose port is none of ours, or of a client with a privileged
+    /// port: these are apart.
     pub fn see(&mut self, key: &FlowKey<F>, flow: &Flow<F>) {
         let state = flow.owner.state();
         let is_answer = state.has(FlowState::REPLY) && !state.has(FlowState::FOREIGN) && key.side == Side::Ingress as u8;
-        if is_answer && flow.dst != key.src && self.ports.contains_key(&key.dst) {
+        if is_answer && key.dst_port.to_host() >= 1024 && flow.dst != key.src && self.ports.contains_key(&key.dst) {
             let pair = Pair { source: key.dst, backend: key.src, port: key.src_port, protocol: key.protocol };
             *self.taken.entry(pair).or_default() += 1;
         }
@@ -137,7 +138,7 @@ mod tests {
     }
 
     fn none_taken() -> Taken<V4> {
-        let (first_port, last_port) = (Port::from_host(1000), Port::from_host(1099));
+        let (first_port, last_port) = (Port::from_host(2000), Port::from_host(2099));
         Taken::new([SnatSource { addr: addr(NODE), first_port, last_port, ..SnatSource::zeroed() }])
     }
 
@@ -146,7 +147,7 @@ mod tests {
         let mut taken = none_taken();
         for n in 0..count {
             let key = FlowKey::new(tuple(CLIENT, n, 96, 80), Protocol::Tcp, Side::Ingress);
-            let flow = Flow::new(tuple(NODE, 1000 + n, backend, 8080), 0, BackendRef::new(0, 1), ServiceId(1), FlowState::NEW);
+            let flow = Flow::new(tuple(NODE, 2000 + n, backend, 8080), 0, BackendRef::new(0, 1), ServiceId(1), FlowState::NEW);
             // The node's side of both entries of a flow is ingress: the client's packets and the answers come in from outside.
             let reply = FlowKey::new(flow.tuple().reversed(), Protocol::Tcp, Side::Ingress);
             taken.see(&key, &flow);
@@ -173,12 +174,15 @@ mod tests {
         let mut taken = none_taken();
         let state = FlowState::REPLY;
         let flow = |dst| Flow::new(tuple(96, 80, dst, 1), 0, BackendRef::new(0, 1), ServiceId(1), state);
-        // To a client whose address was kept, to the backend itself, to an address that the node does not have any more, and a foreign one.
+        // To a client whose address was kept, to the backend itself, to an address that the node does not have any more, a foreign one, and one of
+        // a client with a privileged port.
         taken.see(&FlowKey::new(tuple(20, 8080, CLIENT, 1), Protocol::Tcp, Side::Egress), &flow(CLIENT));
-        taken.see(&FlowKey::new(tuple(20, 8080, NODE, 1000), Protocol::Tcp, Side::Ingress), &flow(20));
-        taken.see(&FlowKey::new(tuple(20, 8080, 2, 1000), Protocol::Tcp, Side::Ingress), &flow(CLIENT));
-        let foreign = tuple(20, 443, NODE, 1000);
+        taken.see(&FlowKey::new(tuple(20, 8080, NODE, 2000), Protocol::Tcp, Side::Ingress), &flow(20));
+        taken.see(&FlowKey::new(tuple(20, 8080, 2, 2000), Protocol::Tcp, Side::Ingress), &flow(CLIENT));
+        let foreign = tuple(20, 443, NODE, 2000);
         taken.see(&FlowKey::new(foreign, Protocol::Tcp, Side::Ingress), &Flow::foreign(foreign, 0));
+        let privileged = tuple(20, 8080, NODE, 1023);
+        taken.see(&FlowKey::new(privileged, Protocol::Tcp, Side::Ingress), &flow(CLIENT));
         assert_eq!(taken.busiest(), None);
     }
 

@@ -71,12 +71,12 @@ pub fn find<F: Ip>(packet: &Packet<F>, side: Side) -> Option<Way<F>> {
     let apart = core::hint::black_box(Way::of(&flow).apart);
     let state = flow.owner.state();
     if packet.may_move() && !state.has(FlowState::REPLY) {
-        let gone = !lives(flow.backend);
-        if gone || packet.flags.opens() && is_over(&key, &flow) {
+        if !lives(flow.backend) {
             forget(&key, &flow);
-            if gone {
-                count(Reason::BackendGone);
-            }
+            count(Reason::BackendGone);
+            return None;
+        }
+        if packet.flags.opens() && forget_if_over(&key, &flow) {
             return None;
         }
     }
@@ -125,12 +125,6 @@ fn partner_state<F: Ip>(partner: &FlowKey<F>, key: &FlowKey<F>) -> Option<FlowSt
     (held.tuple() == key.tuple().reversed()).then_some(held.owner.state())
 }
 
-/// Whether a connection has come to its end, so that a SYN on its ports begins another one.
-#[inline(always)]
-pub(crate) fn is_over<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) -> bool {
-    flow.owner.state().is_over(partner_state(&key.partner(flow), key))
-}
-
 /// The state of a direction after one more of its packets. `is_old` says that a second has gone by since the last that counts for it: datagrams
 /// are more than a question and its answer then, and are remembered for longer, as connection tracking has it.
 #[inline(always)]
@@ -171,12 +165,37 @@ pub(crate) fn insert_new<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) -> bool {
 
 /// Removes both entries of a flow. One that is not there any more was evicted meanwhile, which is as good.
 #[inline(always)]
-pub(crate) fn forget<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) {
+fn forget<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) {
     let partner = key.partner(flow);
     if partner_state(&partner, key).is_some() {
         _ = F::flows().remove(&partner);
     }
     _ = F::flows().remove(key);
+}
+
+/// The same if its connection has come to its end, so that what begins on its ports is another one.
+#[inline(always)]
+pub(crate) fn forget_if_over<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) -> bool {
+    let partner = key.partner(flow);
+    let other = partner_state(&partner, key);
+    if !flow.owner.state().is_over(other) {
+        return false;
+    }
+    if other.is_some() {
+        _ = F::flows().remove(&partner);
+    }
+    _ = F::flows().remove(key);
+    true
+}
+
+/// Has what is left of a connection that is over not take the answers to this one, which begins from the same port and is none of a Service's.
+#[inline(always)]
+pub fn forget_answers_to<F: Ip>(packet: &Packet<F>) {
+    let key = FlowKey::new(packet.tuple.reversed(), packet.protocol, Side::Egress);
+    let Some(held) = F::flows().get_ptr(&key) else { return };
+    // SAFETY: the entry stays readable while the program runs; copied, since others write it.
+    let held = unsafe { core::ptr::read_volatile(held) };
+    forget_if_over(&key, &held);
 }
 
 /// Makes the entry of the other direction again if it is lost.
@@ -259,12 +278,28 @@ pub fn note_foreign<F: Ip>(packet: &Packet<F>) -> End {
     };
     scratch.key = FlowKey::new(answers, packet.protocol, Side::Ingress);
     // Looked up first: an insert takes an entry from the LRU list before it finds that the key is there.
-    let is_known = F::flows().get_ptr(&scratch.key).is_some();
-    if !is_known && !packet.flags.rst() && may_start() {
-        scratch.flow = Flow::foreign(answers, now());
-        insert_new(&scratch.key, &scratch.flow);
+    match F::flows().get_ptr_mut(&scratch.key) {
+        Some(entry) if packet.flags.rst() => break_off(entry),
+        None if !packet.flags.rst() && may_start() => {
+            scratch.flow = Flow::foreign(answers, now());
+            insert_new(&scratch.key, &scratch.flow);
+        }
+        _ => {}
     }
     End::pass(Reason::Foreign)
+}
+
+/// Has a foreign flow end soon: nobody need answer to what breaks it off.
+#[inline(always)]
+fn break_off<F: Ip>(entry: *mut Flow<F>) {
+    // SAFETY: a field of the entry, which stays readable while the program runs.
+    let place = unsafe { &raw mut (*entry).owner };
+    // SAFETY: an aligned word.
+    let owner = unsafe { core::ptr::read_volatile(place) };
+    if owner.state().has(FlowState::FOREIGN) {
+        // SAFETY: as in `find`.
+        unsafe { core::ptr::write_volatile(place, FlowOwner::new(owner.service(), owner.state().with(FlowState::RST))) };
+    }
 }
 
 /// The tuple that was left.

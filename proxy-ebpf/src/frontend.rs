@@ -11,6 +11,7 @@ use proxy_common::{
 use crate::{
     affinity,
     ctx::PacketCtx,
+    flow,
     ip::Ip,
     maps::{FRONTEND_ROWS, SourceBits},
     parse::Packet,
@@ -46,7 +47,12 @@ pub fn choose<F: Ip, C: PacketCtx>(ctx: &C, packet: &Packet<F>, scope: Scope) ->
     let key = FrontendKey::new(packet.tuple.dst, packet.tuple.dst_port, packet.protocol);
     // SAFETY: the value of a frontend never changes in its life; it is copied before anything else happens.
     let frontend = unsafe { F::frontends().get(&key) }.copied();
-    let (Some(frontend), client) = (frontend, packet.tuple.src) else { return Err(judge::<F>(packet.tuple.dst, Reason::NoService)) };
+    let (Some(frontend), client) = (frontend, packet.tuple.src) else {
+        if packet.flags.opens() {
+            flow::forget_answers_to(packet);
+        }
+        return Err(judge::<F>(packet.tuple.dst, Reason::NoService));
+    };
     let row = read(frontend.row, scope).ok_or(End::pass(Reason::NoService))?;
     // What begins a connection is no answer.
     let may_be_answer = !packet.flags.opens() && row.flags.kind() == RowFlags::NODE_PORT;

@@ -4,7 +4,8 @@
 //! both become: its key is the quoted tuple reversed, and its value that of the packet which the quotation is to be of, reversed.
 //!
 //! The error's own source changes only where it is that of the flow, a backend that refuses a datagram for instance; a router on the way stays
-//! what it is.
+//! what it is. But where the node stands in for a client it does so for the routers on the client's side as well (RFC 5508, REQ-5): on the way to
+//! another node nobody need take packets from them.
 
 use bytemuck::{Pod, Zeroable};
 use proxy_common::{FlowKey, FlowState, Port, Protocol, Side, Tuple, reason::Reason};
@@ -60,8 +61,10 @@ pub fn translate_error<F: Ip, C: PacketCtx>(ctx: &mut C, l3: &L3<F>, side: Side)
     if quoted.is_redirect {
         return Some(Err(End::drop(Reason::IcmpRedirect)));
     }
-    let is_masqueraded = flow.owner.state().has(FlowState::MASQUERADED);
-    Some(translated(ctx, l3, &quoted, key.src, &flow.tuple(), is_masqueraded))
+    let state = flow.owner.state();
+    let is_masqueraded = state.has(FlowState::MASQUERADED);
+    let far = if is_masqueraded && !state.has(FlowState::REPLY) { l3.src } else { key.src };
+    Some(translated(ctx, l3, &quoted, far, &flow.tuple(), is_masqueraded))
 }
 
 #[inline(always)]
@@ -80,7 +83,7 @@ fn read<F: Ip, C: PacketCtx>(ctx: &C, at: usize) -> Step<Option<Quotation<F>>> {
     Ok(Some(Quotation { l3: at + HEADER, l4: inner.l4, tuple, protocol, is_redirect: F::is_icmp_redirect(kind) }))
 }
 
-/// `far` is the end of the flow that the error comes from, as the packets of the flow have it here, and `to` what they get.
+/// An error from `far` comes from the end of the flow that its packets come from here, and has the source that they get; `to` is what they get.
 #[inline(always)]
 fn translated<F: Ip, C: PacketCtx>(
     ctx: &mut C,

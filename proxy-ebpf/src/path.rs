@@ -18,7 +18,7 @@ use crate::{
     icmp,
     ip::{Ip, L3, Piece},
     parse::{Packet, parse, parse_first, parse_l4},
-    translate::{has_begun_checksum, translate, translate_addrs},
+    translate::{has_begun_checksum, translate, translate_later},
     undefined::{is_cluster_ip, judge, nobody},
     verdict::{End, Step, Verdict},
 };
@@ -236,10 +236,10 @@ fn follow<F: Ip, C: PacketCtx>(ctx: &mut C, l3: &L3<F>, id: u32, side: Side) -> 
     }
     count_packet(way.service, ctx.len());
     if way.is_common() {
-        return translate_addrs(ctx, &tuple, &way.to);
+        return translate_later(ctx, &tuple, &way.to);
     }
     let len = l3.end.wrapping_sub(ctx.l3()) as u16;
     let hop = next_hop::<F, C>(ctx, &way.to, len)?;
-    translate_addrs(ctx, &tuple, &way.to)?;
+    translate_later(ctx, &tuple, &way.to)?;
     leave::<F, C>(ctx, &hop)
 }

@@ -10,7 +10,7 @@ use proxy_common::{ANY_DEVICE, FlowState, PORT_STEP, Port, Protocol, SnatSource,
 use crate::{
     counters::count,
     ctx::PacketCtx,
-    flow::{forget, insert_new, is_over, scratch},
+    flow::{forget_if_over, insert_new, scratch},
     forward::Route,
     ip::Ip,
     maps::{SNAT_CURSOR, Scratch},
@@ -62,7 +62,7 @@ const PORTS_AT_ONCE: u32 = 16;
 /// over: not before, for the backend may still remember them (TIME-WAIT) and take another client's for theirs.
 #[inline(always)]
 pub(crate) fn reserve_at_node<F: Ip, C: PacketCtx>(ctx: &C, packet: &Packet<F>, source: &SnatSource<F>) -> Step<()> {
-    let mut ports = PortChoice::within(F::hash(&packet.tuple, packet.protocol, settings::seed()), source.first_port, source.last_port);
+    let mut ports = PortChoice::of(source, packet.tuple.src_port, F::hash(&packet.tuple, packet.protocol, settings::seed()));
     let scratch = scratch::<F>()?;
     scratch.flow.src_port = ports.next();
     scratch.reply_key = scratch.key.partner(&scratch.flow);
@@ -184,12 +184,7 @@ fn belongs_to<F: Ip>(scratch: &Scratch<F>) -> bool {
 fn put_away<F: Ip>(scratch: &Scratch<F>) -> bool {
     let Some(held) = F::flows().get_ptr(&scratch.reply_key) else { return false };
     // SAFETY: the entry stays readable while the program runs.
-    let held = unsafe { &*held };
-    if !is_over(&scratch.reply_key, held) {
-        return false;
-    }
-    forget(&scratch.reply_key, held);
-    true
+    forget_if_over(&scratch.reply_key, unsafe { &*held })
 }
 
 /// A walk through a range of source ports from a start that depends on the flow.
@@ -207,6 +202,22 @@ impl PortChoice {
         let first = u32::from(first.to_host());
         let count = (u32::from(last.to_host()) + 1).saturating_sub(first);
         Self { first, count, at: start & 0xffff }
+    }
+
+    /// A walk through the ports of what stands in for a client.
+    ///
+    /// In the place of a port that only a privileged process may have there is another such, for some servers ask for that (NFS, unless an export
+    /// is `insecure`). The kernel's ranges are the same (its `nf_nat_l4proto_unique_tuple`).
+    #[inline(always)]
+    fn of<F: Ip>(source: &SnatSource<F>, client: Port, start: u32) -> Self {
+        // Computed, without any branch: the verifier would follow each range to the end.
+        let below = |limit: u32| core::hint::black_box(0_u32.wrapping_sub(u32::from(client.to_host()).wrapping_sub(limit) >> 31));
+        let (low, privileged) = (below(512), below(1024));
+        let port = |low_port: u32, other: u32, rest: Port| {
+            (low_port & low) | (other & privileged & !low) | (u32::from(rest.to_host()) & !privileged)
+        };
+        let (first, last) = (port(1, 600, source.first_port), port(511, 1023, source.last_port));
+        Self { first, count: (last + 1).saturating_sub(first), at: start & 0xffff }
     }
 
     /// A walk through all ports that need no privilege, for a client whose address is kept.

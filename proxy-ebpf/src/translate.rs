@@ -58,9 +58,19 @@ pub fn translate<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>, to: &Tupl
     translate_addrs(ctx, from, to)
 }
 
-/// Rewrites only the addresses of a packet, as of a later fragment, whose checksum is elsewhere.
+/// Rewrites a later fragment, whose checksum is in the first one.
 #[inline(always)]
-pub fn translate_addrs<F: Ip, C: PacketCtx>(ctx: &mut C, from: &Tuple<F>, to: &Tuple<F>) -> Step<Verdict> {
+pub fn translate_later<F: Ip, C: PacketCtx>(ctx: &mut C, from: &Tuple<F>, to: &Tuple<F>) -> Step<Verdict> {
+    if F::IPV6 {
+        // Nor has the header a checksum that makes up for it, as IPv4's has.
+        ctx.note_change(Delta::of_addr(from.src, to.src).plus(Delta::of_addr(from.dst, to.dst)));
+    }
+    translate_addrs(ctx, from, to)
+}
+
+/// Rewrites only the addresses of a packet.
+#[inline(always)]
+fn translate_addrs<F: Ip, C: PacketCtx>(ctx: &mut C, from: &Tuple<F>, to: &Tuple<F>) -> Step<Verdict> {
     F::write_addrs(ctx, from, to)?;
     if to.dst == from.src {
         ctx.swap_macs()?;

@@ -4,10 +4,12 @@ use proxy_common::{FlowState, reason::Reason};
 use shunt_tests::{
     Family, gate,
     packet::{L4, Packet, flags},
-    test_run::NEEDS,
+    test_run::{NEEDS, Ran, Verdict},
 };
 
-use crate::expect::{POD_EGRESS, Setup, age, data, datagram, entries, forward, pod_at, service_at, syn, touch};
+use crate::expect::{
+    POD_EGRESS, POD_INGRESS, Setup, age, data, datagram, entries, forward, is_just_now, pod_at, service_at, syn, touch, undisturbed,
+};
 
 const NEW: FlowState = FlowState::NEW;
 const ESTABLISHED: FlowState = FlowState::ESTABLISHED;
@@ -144,6 +146,29 @@ fn a_connection_after_one_that_is_over_chooses_its_backend_anew() {
     }
 }
 
+/// The client's kernel may give a port again as soon as a connection to another destination is begun.
+#[test]
+fn a_connection_to_the_pod_itself_is_not_taken_for_one_that_is_over() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    setup.serve(1, &[10]);
+    for family in Family::ALL {
+        let (client, service, backend) = (pod_at(family, 3, 40_000), service_at(family, 1), pod_at(family, 10, 8080));
+        setup.backend(&syn(client, service));
+        let fin = flags::FIN | flags::ACK;
+        setup.backend(&Packet::tcp(client, service, fin));
+        setup.translated(POD_EGRESS, &Packet::tcp(backend, client, fin));
+        let answer = Packet::tcp(backend, client, flags::SYN | flags::ACK);
+        for (hook, packet) in [(POD_INGRESS, syn(client, backend)), (POD_EGRESS, answer)] {
+            let frame = packet.build();
+            assert_eq!(setup.node.run(hook, &frame).unwrap(), Ran { verdict: Verdict::Next, frame });
+        }
+        assert_eq!(entries(&setup.node), []);
+    }
+}
+
 /// One side has nothing more to send, the other goes on: a SYN between them is none of a new connection.
 #[test]
 fn a_half_closed_connection_is_not_over() {
@@ -171,13 +196,15 @@ fn datagrams_are_a_question_and_an_answer_or_more() {
     for family in Family::ALL {
         let (client, service, backend) = (pod_at(family, 3, 40_000), service_at(family, 1), pod_at(family, 10, 8080));
         let states = |setup: &Setup| [forward(&setup.node, client, service).state, forward(&setup.node, backend, client).state];
-        setup.backend(&datagram(client, service));
-        assert_eq!(states(&setup), [NEW, REPLY]);
-        touch(&mut setup.node);
-        setup.backend(&datagram(client, service));
-        touch(&mut setup.node);
-        setup.translated(POD_EGRESS, &datagram(backend, client));
-        assert_eq!(states(&setup), [NEW, REPLY]);
+        undisturbed(|| {
+            setup.node.forget_flows().unwrap();
+            setup.backend(&datagram(client, service));
+            assert_eq!(states(&setup), [NEW, REPLY]);
+            let since = touch(&mut setup.node);
+            setup.backend(&datagram(client, service));
+            setup.translated(POD_EGRESS, &datagram(backend, client));
+            is_just_now(&setup.node, since).then(|| assert_eq!(states(&setup), [NEW, REPLY]))
+        });
         age(&mut setup.node);
         setup.backend(&datagram(client, service));
         assert_eq!(states(&setup), [ESTABLISHED, REPLY]);

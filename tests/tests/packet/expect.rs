@@ -51,6 +51,13 @@ impl Setup {
         self.serve_draining(service, pods, &[]);
     }
 
+    /// The same where the API says that the pods are on that node.
+    pub(crate) fn serve_from(&mut self, node: &str, service: u8, pods: &[u8]) {
+        let endpoints: Vec<_> = pods.iter().map(|pod| Endpoint::at(addr::pod(1, *pod), node)).collect();
+        self.cluster.apply(dialled(service).with_endpoints(&endpoints));
+        self.node.apply(&self.cluster.plans()).unwrap();
+    }
+
     /// The same for a Service that also has the external IPs of that number.
     pub(crate) fn serve_external(&mut self, service: u8, external_ips: u8, pods: &[u8]) {
         let endpoints: Vec<_> = pods.iter().map(|pod| Endpoint::at(addr::pod(1, *pod), "n1")).collect();
@@ -106,7 +113,7 @@ impl Setup {
 }
 
 /// A Service with a ClusterIP.
-fn dialled(number: u8) -> Service {
+pub(crate) fn dialled(number: u8) -> Service {
     Service::named(&format!("s{number}")).cluster_ips(addr::cluster_ips(number)).port(PORT, TARGET)
 }
 
@@ -206,8 +213,23 @@ pub(crate) fn age(node: &mut TestNode) {
     node.age_flows::<V6>(2).unwrap();
 }
 
-/// Nothing has been silent for long, however slow the machine is.
-pub(crate) fn touch(node: &mut TestNode) {
+/// Nothing has been silent for long, however slow the machine is; says when that was.
+pub(crate) fn touch(node: &mut TestNode) -> u32 {
+    let now = node.clock().unwrap();
     node.touch_flows::<V4>().unwrap();
     node.touch_flows::<V6>().unwrap();
+    now
+}
+
+/// Whether less than a second has gone by, for the programs.
+pub(crate) fn is_just_now(node: &TestNode, since: u32) -> bool {
+    node.clock().unwrap().wrapping_sub(since) < node.hz().unwrap()
+}
+
+/// Does what needs less than a second until it took no longer: nothing is the result if it did. A machine may pause for a second at any time, and
+/// what it did then proves nothing.
+#[track_caller]
+pub(crate) fn undisturbed<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
+    const ATTEMPTS: usize = 20;
+    (0..ATTEMPTS).find_map(|_| attempt()).unwrap_or_else(|| panic!("so few packets took a second, {ATTEMPTS} times"))
 }

@@ -10,7 +10,9 @@ use shunt_tests::{
     test_run::{NEEDS, OfFamily, TestNode},
 };
 
-use crate::expect::{Entry, POD_EGRESS, Setup, age, data, datagram, entries, evict, forward, pod_at, service_at, syn, touch};
+use crate::expect::{
+    Entry, POD_EGRESS, Setup, age, data, datagram, entries, evict, forward, is_just_now, pod_at, service_at, syn, touch, undisturbed,
+};
 
 const MINUTE: u32 = 60;
 const HOUR: u32 = 60 * MINUTE;
@@ -117,20 +119,24 @@ fn datagrams_last_by_how_long_they_were_answered() {
         (&[Question, Answer, TwoSeconds, Answer, Answer], 2 * MINUTE),
     ];
     for (family, (events, lasts)) in Family::ALL.into_iter().flat_map(|family| cases.map(|case| (family, case))) {
-        let mut flow = OneFlow::new(family);
-        let (client, service, backend) = (flow.client, flow.service, flow.backend);
-        let mut silent = false;
-        for event in events {
-            if !silent {
-                touch(&mut flow.setup.node);
+        let mut flow = undisturbed(|| {
+            let mut flow = OneFlow::new(family);
+            let (client, service, backend) = (flow.client, flow.service, flow.backend);
+            let mut silent = false;
+            for event in events {
+                let since = (!silent).then(|| touch(&mut flow.setup.node));
+                silent |= matches!(event, TwoSeconds);
+                match event {
+                    Question => drop(flow.setup.backend(&datagram(client, service))),
+                    Answer => drop(flow.setup.translated(POD_EGRESS, &datagram(backend, client))),
+                    TwoSeconds => age(&mut flow.setup.node),
+                }
+                if since.is_some_and(|since| !is_just_now(&flow.setup.node, since)) {
+                    return None;
+                }
             }
-            silent |= matches!(event, TwoSeconds);
-            match event {
-                Question => drop(flow.setup.backend(&datagram(client, service))),
-                Answer => drop(flow.setup.translated(POD_EGRESS, &datagram(backend, client))),
-                TwoSeconds => age(&mut flow.setup.node),
-            }
-        }
+            Some(flow)
+        });
         flow.assert_lasts(lasts);
     }
 }

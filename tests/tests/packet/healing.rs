@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use proxy_common::{FlowState, Protocol, Side, reason::Reason};
 use shunt_tests::{Family, addr, gate, packet::Packet, packet::flags, test_run::NEEDS, test_run::Verdict};
 
-use crate::expect::{Entry, POD_EGRESS, POD_INGRESS, Setup, age, data, datagram, entries, evict, pod_at, service_at, syn};
+use crate::expect::{
+    Entry, POD_EGRESS, POD_INGRESS, Setup, age, data, datagram, entries, evict, is_just_now, pod_at, service_at, syn, undisturbed,
+};
 
 const CLIENT: u8 = 3;
 const BACKEND: u8 = 10;
@@ -65,23 +67,19 @@ fn the_entry_for_replies_is_made_again_by_the_client() {
 }
 
 /// A flow that has lost its entry for replies, of which another packet within the same second takes no notice; and what it had before.
-///
-/// A machine may pause for a second at any time. What it did then proves nothing, and is done again.
 fn looked_for_once_a_second(family: Family) -> (Established, Vec<Entry>) {
-    const ATTEMPTS: usize = 20;
-    for _ in 0..ATTEMPTS {
+    undisturbed(|| {
         let mut flow = Established::tcp(family);
         let before = flow.entries();
         evict(&mut flow.setup.node, Side::Egress, Protocol::Tcp, flow.backend, flow.client);
         assert_eq!(flow.entries().len(), 1);
         flow.setup.backend(&data(flow.client, flow.service));
-        if flow.setup.node.clock().unwrap().wrapping_sub(flow.begun) < flow.setup.node.hz().unwrap() {
+        is_just_now(&flow.setup.node, flow.begun).then(|| {
             flow.setup.assert_counted(&[]);
             assert_eq!(flow.entries().len(), 1, "it is looked for once a second only");
-            return (flow, before);
-        }
-    }
-    panic!("so few packets took a second, {ATTEMPTS} times");
+            (flow, before)
+        })
+    })
 }
 
 #[test]

@@ -142,6 +142,22 @@ fn packets_go_there_and_back_under_the_nodes_address() {
     }
 }
 
+/// As the kernel has it.
+#[test]
+fn who_has_a_privileged_port_gets_another_such() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    for (family, _, opening) in families_and_openings() {
+        for (port, range) in [(1, 1..=511), (511, 1..=511), (512, 600..=1023), (1023, 600..=1023), (1024, SNAT_PORTS)] {
+            let there = setup.sent_on(&opening(client(family, port), node_port(family)));
+            assert!(range.contains(&there.src.port()), "{} for {port}", there.src.port());
+        }
+        setup.node.forget_flows().unwrap();
+    }
+}
+
 /// Who is stood in for where the backend is on the node: the hook, the client and the frontend.
 #[track_caller]
 fn assert_stands_in(settings: &Settings, expected: [bool; 4]) {
@@ -308,10 +324,12 @@ fn errors_about_such_flows_reach_who_sent_the_packet() {
         let heard = setup.sent_on(&error(router, source, quote(datagram(source, backend))));
         setup.assert_counted(&[Reason::IcmpError]);
         assert_eq!(heard, one_hop_on(error(router, client, quote(datagram(client, frontend)))));
-        // The client itself, or a router on its side.
-        let heard = setup.sent_on(&error(client, frontend, quote(datagram(frontend, client))));
-        setup.assert_counted(&[Reason::IcmpError]);
-        assert_eq!(heard, one_hop_on(error(source, backend, quote(datagram(backend, source)))));
+        // The client itself, or a router on its side: the node stands in for either.
+        for from in [client, addr::external_ips(9).at(family, 0)] {
+            let heard = setup.sent_on(&error(from, frontend, quote(datagram(frontend, client))));
+            setup.assert_counted(&[Reason::IcmpError]);
+            assert_eq!(heard, one_hop_on(error(source, backend, quote(datagram(backend, source)))));
+        }
         setup.node.forget_flows().unwrap();
     }
 }

@@ -1,18 +1,24 @@
 //! Which backend the packets of a known flow get when the set of backends changes, and those whose flow was lost.
 
+use std::net::SocketAddr;
+
 use proxy_common::{Protocol, Side, reason::Reason};
+use serde_json::json;
 use shunt_tests::{
-    Family, gate,
+    Family, addr, gate,
+    objects::Endpoint,
     packet::{Packet, flags},
-    test_run::NEEDS,
+    test_run::{NEEDS, Verdict},
 };
 
-use crate::expect::{POD_EGRESS, Setup, data, datagram, entries, evict, forward, pod_at, port_name, service_at, syn};
+use crate::expect::{
+    POD_EGRESS, POD_INGRESS, Setup, TARGET, data, datagram, dialled, entries, evict, forward, pod_at, port_name, service_at, syn,
+};
 
 const CLIENT: u8 = 3;
 
 /// A Service of two pods, and for each family a client's port whose flow goes to the first of them.
-fn two_backends(opening: impl Fn(std::net::SocketAddr, std::net::SocketAddr) -> Packet) -> (Setup, [Packet; 2]) {
+fn two_backends(opening: impl Fn(SocketAddr, SocketAddr) -> Packet) -> (Setup, [Packet; 2]) {
     let mut setup = Setup::new();
     setup.serve(1, &[10, 11]);
     let packets = Family::ALL.map(|family| {
@@ -106,7 +112,7 @@ fn a_datagram_leaves_a_backend_that_is_gone() {
     leaves_a_backend_that_is_gone(datagram, Protocol::Udp);
 }
 
-fn leaves_a_backend_that_is_gone(opening: impl Fn(std::net::SocketAddr, std::net::SocketAddr) -> Packet, protocol: Protocol) {
+fn leaves_a_backend_that_is_gone(opening: impl Fn(SocketAddr, SocketAddr) -> Packet, protocol: Protocol) {
     let (mut setup, packets) = two_backends(opening);
     setup.serve(1, &[11]);
     let before = setup.node.service_counters(&port_name(1, protocol)).unwrap().flows;
@@ -166,6 +172,34 @@ fn a_backend_that_comes_back_is_another_life() {
     }
 }
 
+/// The only backend is elsewhere, and clients may not go there any more.
+#[test]
+fn known_flows_go_on_when_the_policy_changes() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let serve = |setup: &mut Setup, policy: &str| {
+        let service = dialled(1).with("internalTrafficPolicy", json!(policy));
+        setup.cluster.apply(service.with_endpoints(&[Endpoint::at(addr::pod(2, 10), "n2")]));
+        setup.node.apply(&setup.cluster.plans()).unwrap();
+    };
+    let mut setup = Setup::new();
+    for (family, opening) in Family::ALL.into_iter().flat_map(|family| [(family, syn as fn(_, _) -> _), (family, datagram)]) {
+        serve(&mut setup, "Cluster");
+        let opening = |port| opening(pod_at(family, CLIENT, port), service_at(family, 1));
+        let backend = addr::pod(2, 10).at(family, TARGET);
+        assert_eq!(setup.backend(&opening(40_000)), backend);
+        serve(&mut setup, "Local");
+        setup.ignore_counted();
+        assert_eq!(setup.backend(&opening(40_000)), backend);
+        setup.assert_counted(&[]);
+        let ran = setup.node.run(POD_INGRESS, &opening(40_001).build()).unwrap();
+        assert_eq!(ran.verdict, Verdict::Shot);
+        setup.assert_counted(&[Reason::PolicyDrop]);
+        setup.node.forget_flows().unwrap();
+    }
+}
+
 /// The last backend goes: what is new is refused, and a flow that may move with it.
 #[test]
 fn a_flow_whose_service_has_nobody_left_is_refused() {
@@ -175,8 +209,8 @@ fn a_flow_whose_service_has_nobody_left_is_refused() {
     let (mut setup, packets) = two_backends(datagram);
     setup.serve(1, &[]);
     for packet in packets {
-        let ran = setup.node.run(crate::expect::POD_INGRESS, &packet.build()).unwrap();
-        assert_eq!(ran.verdict, shunt_tests::test_run::Verdict::Redirect);
+        let ran = setup.node.run(POD_INGRESS, &packet.build()).unwrap();
+        assert_eq!(ran.verdict, Verdict::Redirect);
         setup.assert_counted(&[Reason::BackendGone, Reason::RejectUnreachable]);
     }
     assert_eq!(entries(&setup.node), []);
@@ -194,7 +228,7 @@ fn a_service_that_is_gone_still_has_its_connections() {
         let data = data(packet.src, packet.dst);
         assert_eq!(setup.backend(&data), pod_at(family(&packet), 10, 8080));
         evict(&mut setup.node, Side::Ingress, Protocol::Tcp, packet.src, packet.dst);
-        let ran = setup.node.run(crate::expect::POD_INGRESS, &data.build()).unwrap();
+        let ran = setup.node.run(POD_INGRESS, &data.build()).unwrap();
         assert_eq!(ran.frame, data.build(), "what has no flow any more is no service's");
     }
 }

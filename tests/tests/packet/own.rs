@@ -10,7 +10,7 @@ use nix::{
     errno::Errno,
     sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage},
 };
-use proxy_common::{V4, V6, reason::Reason};
+use proxy_common::{FlowState, V4, V6, reason::Reason};
 use shunt_tests::{
     Family, gate,
     packet::{Packet, flags},
@@ -57,6 +57,12 @@ fn assert_is_served(setup: &mut Setup, packet: &Packet) {
     setup.sent_on(packet);
     setup.ignore_counted();
     setup.node.forget_flows().unwrap();
+}
+
+/// Those of all flows there are.
+fn states(setup: &Setup) -> Vec<FlowState> {
+    let (v4, v6) = (setup.node.flows::<V4>(), setup.node.flows::<V6>());
+    v4.iter().map(|(_, flow)| flow.owner.state()).chain(v6.iter().map(|(_, flow)| flow.owner.state())).collect()
 }
 
 #[test]
@@ -122,7 +128,7 @@ fn answers_to_what_left_under_a_node_port_are_left_alone() {
                     assert_passes(&mut setup, comes, answer, Reason::Foreign);
                     assert_passes(&mut setup, leaves, &question, Reason::Foreign);
                 }
-                assert_eq!(setup.node.flows::<V4>().len() + setup.node.flows::<V6>().len(), 1);
+                assert_eq!(states(&setup).len(), 1);
                 setup.node.forget_flows().unwrap();
             }
         }
@@ -131,6 +137,12 @@ fn answers_to_what_left_under_a_node_port_are_left_alone() {
         assert_is_served(&mut setup, &data(stranger, own));
         assert_passes(&mut setup, UPLINK_EGRESS, &syn(own, peer), Reason::Foreign);
         assert_is_served(&mut setup, &syn(peer, own));
+        // What breaks it off is noted: nothing of it need ever come in.
+        assert_passes(&mut setup, UPLINK_EGRESS, &syn(own, peer), Reason::Foreign);
+        assert_passes(&mut setup, UPLINK_EGRESS, &Packet::tcp(own, peer, flags::RST), Reason::Foreign);
+        assert_eq!(states(&setup), [FlowState::REPLY.with(FlowState::FOREIGN).with(FlowState::RST)]);
+        assert_passes(&mut setup, UPLINK_INGRESS, &data(peer, own), Reason::Foreign);
+        setup.node.forget_flows().unwrap();
         // What breaks off begins nothing.
         assert_passes(&mut setup, UPLINK_EGRESS, &Packet::tcp(own, peer, flags::RST), Reason::Foreign);
         assert_is_served(&mut setup, &data(peer, own));
