@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
-use serde_json::Value;
+use serde::Deserialize;
 
 use super::{
     cpus,
@@ -21,15 +21,35 @@ use crate::{host::Host as _, process, traffic::patience};
 /// which makes a greater difference than what is measured.
 const WINDOW: &str = "128K";
 
+/// What a stream brings: a tenth of a second's worth, or two.
+const BYTES: &str = "256M";
+
 /// What can be measured.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Measure {
-    /// One TCP stream.
+    /// TCP streams, one at a time.
     Stream,
     /// A byte there and a byte back, over one connection.
     Requests,
     /// A connection for each such pair.
     Connections,
+}
+
+/// What is read of iperf3's report.
+#[derive(Deserialize)]
+struct Report {
+    end: End,
+}
+
+#[derive(Deserialize)]
+struct End {
+    sum_received: Received,
+}
+
+#[derive(Deserialize)]
+struct Received {
+    bytes: f64,
+    seconds: f64,
 }
 
 impl Measure {
@@ -51,7 +71,7 @@ impl Measure {
     /// Measures for `turn`.
     pub(super) fn take(self, place: &Place, route: Route, turn: Duration) -> Result<f64> {
         let measured = match self {
-            Self::Stream => stream(place, place.target(route, IPERF), turn),
+            Self::Stream => streams(place, place.target(route, IPERF), turn),
             Self::Requests => as_client(place, || requests(place.target(route, RESPONDER), turn)),
             Self::Connections => as_client(place, || connections(place.target(route, RESPONDER), turn)),
         };
@@ -73,14 +93,26 @@ fn as_client(place: &Place, work: impl FnOnce() -> Result<f64> + Send) -> Result
     })
 }
 
-fn stream(place: &Place, to: SocketAddr, turn: Duration) -> Result<f64> {
+/// As many streams one after the other as a turn has room for: where a stream's buffers come to lie decides for all of its life how fast it is.
+fn streams(place: &Place, to: SocketAddr, turn: Duration) -> Result<f64> {
+    let start = Instant::now();
+    let (mut bytes, mut seconds) = (0.0, 0.0);
+    while start.elapsed() < turn {
+        let received = stream(place, to)?;
+        bytes += received.bytes;
+        seconds += received.seconds;
+    }
+    Ok(bytes * 8.0 / seconds / 1e9)
+}
+
+fn stream(place: &Place, to: SocketAddr) -> Result<Received> {
     let mut iperf = place.client.netns().command("iperf3");
     iperf.arg("--client").arg(to.ip().to_string()).arg("--port").arg(to.port().to_string());
     iperf.arg("--affinity").arg(cpus::of_a_stream().map(|cpu| cpu.to_string()).join(","));
-    iperf.args(["--window", WINDOW, "--json", "--time"]).arg(turn.as_secs().max(1).to_string());
-    let report: Value = serde_json::from_str(&process::output(&mut iperf)?).context("reading iperf3's report")?;
-    let bits = report["end"]["sum_received"]["bits_per_second"].as_f64();
-    Ok(bits.with_context(|| format!("iperf3 says {report}"))? / 1e9)
+    iperf.args(["--window", WINDOW, "--bytes", BYTES, "--json"]);
+    let report = process::output(&mut iperf)?;
+    let report: Report = serde_json::from_str(&report).with_context(|| format!("iperf3 says {report}"))?;
+    Ok(report.end.sum_received)
 }
 
 fn requests(to: SocketAddr, turn: Duration) -> Result<f64> {
