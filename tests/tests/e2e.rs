@@ -15,7 +15,7 @@ mod tests {
     use serde_json::{Value, json};
     use shunt_tests::{
         Cases, Cni, ControlPlane, Daemon, Family, Host, Node, Pod, Testbed, addr, control_plane, gate,
-        objects::Service,
+        objects::{Endpoint, Service},
         traffic::{Connection, EchoServer, Load, Pinger},
         wait,
     };
@@ -28,6 +28,9 @@ mod tests {
     /// From a slice as a client sees it to traffic: longer than any machine is busy with something else.
     const CHANGE_LIMIT: Duration = Duration::from_secs(10);
 
+    const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+    const HEADLESS: &str = "service.kubernetes.io/headless";
+
     // The first address of the range is the API server's.
     const LOCAL: (&str, u8) = ("local", 10);
     const REMOTE: (&str, u8) = ("remote", 11);
@@ -37,6 +40,7 @@ mod tests {
     const CHANGING: (&str, u8) = ("changing", 15);
     const PASSING: (&str, u8) = ("passing", 16);
     const BALANCED: (&str, u8) = ("balanced", 17);
+    const BY_HAND: (&str, u8) = ("by-hand", 18);
 
     #[test]
     fn pods_become_endpoints() {
@@ -90,6 +94,8 @@ mod tests {
         cases.run("an endpoint change is in effect at once", || scene.endpoints_change(&control_plane));
         cases.run("the type of a Service changes", || scene.type_changes(&control_plane));
         cases.run("a Service is another proxy's for a while", || scene.proxy_name_changes(&control_plane));
+        cases.run("a Service is a name for another for a while", || scene.external_name_changes(&control_plane));
+        cases.run("slices are a headless Service's for a while", || scene.slices_become_headless(&control_plane));
         cases.run("a Service is deleted and comes back", || scene.deleted(&control_plane));
         cases.run("the API server is killed", || scene.api_server_is_killed(&mut control_plane));
         cases.run("a daemon that starts afterwards", || scene.daemons[0].restart().and_then(|()| scene.is_served(OPEN)));
@@ -227,12 +233,40 @@ mod tests {
             let service = plain(PASSING).object();
             for _ in 0..2 {
                 self.is_served(PASSING)?;
-                control_plane.api().merge(&service, &proxy_name(json!("other")))?;
+                control_plane.api().merge(&service, &label(PROXY_NAME, json!("other")))?;
                 self.wait_until_unknown(PASSING)?;
-                control_plane.api().merge(&service, &proxy_name(Value::Null))?;
+                control_plane.api().merge(&service, &label(PROXY_NAME, Value::Null))?;
                 self.wait_for_server(PASSING, "b")?;
             }
             Ok(())
+        }
+
+        fn external_name_changes(&self, control_plane: &ControlPlane) -> Result<()> {
+            let service = plain(PASSING).object();
+            control_plane.api().merge(&service, &json!({"spec": {"type": "ExternalName", "externalName": "example.org"}}))?;
+            self.wait_until_unknown(PASSING)?;
+            let mut spec = service["spec"].clone();
+            spec["externalName"] = Value::Null;
+            spec["ipFamilyPolicy"] = json!("PreferDualStack");
+            control_plane.api().merge(&service, &json!({"spec": spec}))?;
+            self.wait_for_server(PASSING, "b")
+        }
+
+        fn slices_become_headless(&self, control_plane: &ControlPlane) -> Result<()> {
+            let service = plain(BY_HAND).with("ipFamilyPolicy", json!("RequireDualStack"));
+            let endpoints = [Endpoint::pod(&self.b)];
+            control_plane.api().create_all(&service.with_endpoints(&endpoints))?;
+            self.wait_for_server(BY_HAND, "b")?;
+            let set = |value: &Value| {
+                let merge = |slice: &Value| control_plane.api().merge(slice, &label(HEADLESS, value.clone())).map(drop);
+                service.slices(&endpoints).iter().try_for_each(merge)
+            };
+            set(&json!(""))?;
+            wait::until("a Service without endpoints", LIMIT, || {
+                Family::ALL.into_iter().try_for_each(|family| refused(&self.a.connect(cluster_ip(BY_HAND, family)).map(drop)))
+            })?;
+            set(&Value::Null)?;
+            self.wait_for_server(BY_HAND, "b")
         }
 
         fn deleted(&self, control_plane: &ControlPlane) -> Result<()> {
@@ -313,9 +347,10 @@ mod tests {
         }
     }
 
-    fn proxy_name(value: Value) -> Value {
+    /// A change of a label; null takes it away.
+    fn label(key: &str, value: Value) -> Value {
         let mut change = json!({"metadata": {"labels": {}}});
-        change["metadata"]["labels"]["service.kubernetes.io/service-proxy-name"] = value;
+        change["metadata"]["labels"][key] = value;
         change
     }
 }
