@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
 };
 
 use proxy_common::{Address as _, Family, Flow, FlowKey, FlowState, Port, Protocol, Side, SnatSource};
@@ -25,8 +26,8 @@ struct Pair<F: Family> {
 /// The ports that are taken in one family, as one walk finds them.
 #[derive(Clone, Debug)]
 pub struct Taken<F: Family> {
-    /// How many ports each of the node's addresses has.
-    ports: BTreeMap<F::Addr, u32>,
+    /// The ports that each of the node's addresses has for clients with ports that need no privilege; others get others.
+    ports: BTreeMap<F::Addr, RangeInclusive<u16>>,
     taken: BTreeMap<Pair<F>, u32>,
 }
 
@@ -58,18 +59,19 @@ impl<F: Family> Taken<F> {
     pub fn new(sources: impl IntoIterator<Item = SnatSource<F>>) -> Self {
         let ports = |source: SnatSource<F>| {
             let (first, last) = (source.first_port.to_host(), source.last_port.to_host());
-            (first != 0 && first <= last).then(|| (source.addr, u32::from(last - first) + 1))
+            (first != 0 && first <= last).then_some((source.addr, first..=last))
         };
         Self { ports: sources.into_iter().filter_map(ports).collect(), taken: BTreeMap::new() }
     }
 
     /// Takes an entry in. Those for answers that come back to the node are one for each port. An answer of a pod to itself is not meant: it takes
-    /// a port, too, but of a pod's few flows to itself. Nor is one of a foreign flow, whose port is none of ours, or of a client with a privileged
-    /// port: these are apart.
+    /// a port, too, but of a pod's few flows to itself. Nor is one of a foreign flow, whose port is none of ours, or one to a port that is none of
+    /// these.
     pub fn see(&mut self, key: &FlowKey<F>, flow: &Flow<F>) {
         let state = flow.owner.state();
         let is_answer = state.has(FlowState::REPLY) && !state.has(FlowState::FOREIGN) && key.side == Side::Ingress as u8;
-        if is_answer && key.dst_port.to_host() >= 1024 && flow.dst != key.src && self.ports.contains_key(&key.dst) {
+        let is_counted = self.ports.get(&key.dst).is_some_and(|ports| ports.contains(&key.dst_port.to_host()));
+        if is_answer && flow.dst != key.src && is_counted {
             let pair = Pair { source: key.dst, backend: key.src, port: key.src_port, protocol: key.protocol };
             *self.taken.entry(pair).or_default() += 1;
         }
@@ -87,7 +89,7 @@ impl<F: Family> Taken<F> {
             backend: SocketAddr::new(pair.backend.to_ip(), pair.port.to_host()),
             protocol: Protocol::from_wire(pair.protocol)?,
             taken: *self.taken.get(pair)?,
-            ports: *self.ports.get(&pair.source)?,
+            ports: u32::try_from(self.ports.get(&pair.source)?.len()).ok()?,
         })
     }
 }
@@ -138,7 +140,7 @@ mod tests {
     }
 
     fn none_taken() -> Taken<V4> {
-        let (first_port, last_port) = (Port::from_host(2000), Port::from_host(2099));
+        let (first_port, last_port) = (Port::from_host(1000), Port::from_host(1099));
         Taken::new([SnatSource { addr: addr(NODE), first_port, last_port, ..SnatSource::zeroed() }])
     }
 
@@ -147,7 +149,7 @@ mod tests {
         let mut taken = none_taken();
         for n in 0..count {
             let key = FlowKey::new(tuple(CLIENT, n, 96, 80), Protocol::Tcp, Side::Ingress);
-            let flow = Flow::new(tuple(NODE, 2000 + n, backend, 8080), 0, BackendRef::new(0, 1), ServiceId(1), FlowState::NEW);
+            let flow = Flow::new(tuple(NODE, 1000 + n, backend, 8080), 0, BackendRef::new(0, 1), ServiceId(1), FlowState::NEW);
             // The node's side of both entries of a flow is ingress: the client's packets and the answers come in from outside.
             let reply = FlowKey::new(flow.tuple().reversed(), Protocol::Tcp, Side::Ingress);
             taken.see(&key, &flow);
@@ -174,15 +176,14 @@ mod tests {
         let mut taken = none_taken();
         let state = FlowState::REPLY;
         let flow = |dst| Flow::new(tuple(96, 80, dst, 1), 0, BackendRef::new(0, 1), ServiceId(1), state);
-        // To a client whose address was kept, to the backend itself, to an address that the node does not have any more, a foreign one, and one of
-        // a client with a privileged port.
+        // To a client whose address was kept, to the backend itself, to an address that the node does not have any more, a foreign one, and one
+        // to a port that is none of those that are counted.
         taken.see(&FlowKey::new(tuple(20, 8080, CLIENT, 1), Protocol::Tcp, Side::Egress), &flow(CLIENT));
-        taken.see(&FlowKey::new(tuple(20, 8080, NODE, 2000), Protocol::Tcp, Side::Ingress), &flow(20));
-        taken.see(&FlowKey::new(tuple(20, 8080, 2, 2000), Protocol::Tcp, Side::Ingress), &flow(CLIENT));
-        let foreign = tuple(20, 443, NODE, 2000);
+        taken.see(&FlowKey::new(tuple(20, 8080, NODE, 1000), Protocol::Tcp, Side::Ingress), &flow(20));
+        taken.see(&FlowKey::new(tuple(20, 8080, 2, 1000), Protocol::Tcp, Side::Ingress), &flow(CLIENT));
+        let foreign = tuple(20, 443, NODE, 1000);
         taken.see(&FlowKey::new(foreign, Protocol::Tcp, Side::Ingress), &Flow::foreign(foreign, 0));
-        let privileged = tuple(20, 8080, NODE, 1023);
-        taken.see(&FlowKey::new(privileged, Protocol::Tcp, Side::Ingress), &flow(CLIENT));
+        taken.see(&FlowKey::new(tuple(20, 8080, NODE, 999), Protocol::Tcp, Side::Ingress), &flow(CLIENT));
         assert_eq!(taken.busiest(), None);
     }
 

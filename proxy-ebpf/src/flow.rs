@@ -84,22 +84,27 @@ pub fn find<F: Ip>(packet: &Packet<F>, side: Side) -> Option<Way<F>> {
     let is_old = now.wrapping_sub(flow.last_used) >= settings::hz();
     let next = advance(packet, state, is_old);
     if next != state {
-        let owner = FlowOwner::new(flow.owner.service(), next);
-        // SAFETY: a field of the entry.
-        let place = unsafe { &raw mut (*entry).owner };
-        // SAFETY: an aligned word; the last writer wins, see `Flow`.
-        unsafe { core::ptr::write_volatile(place, owner) };
+        set_state(entry, flow.owner, next);
     }
     if is_old {
         // SAFETY: a field of the entry.
         let place = unsafe { &raw mut (*entry).last_used };
-        // SAFETY: as for `owner`.
+        // SAFETY: an aligned word; the last writer wins, see `Flow`.
         unsafe { core::ptr::write_volatile(place, now) };
         if next.heals() {
             heal(&key, &flow, next, now);
         }
     }
     Some(Way { to: flow.tuple(), apart, service: flow.owner.service() })
+}
+
+/// Writes the state of an entry that was found.
+#[inline(always)]
+fn set_state<F: Ip>(entry: *mut Flow<F>, owner: FlowOwner, state: FlowState) {
+    // SAFETY: a field of the entry, which stays readable while the program runs.
+    let place = unsafe { &raw mut (*entry).owner };
+    // SAFETY: an aligned word; the last writer wins, see `Flow`.
+    unsafe { core::ptr::write_volatile(place, FlowOwner::new(owner.service(), state)) };
 }
 
 /// Finds the flow that a later fragment belongs to. Its state is left to the first fragments.
@@ -163,14 +168,12 @@ pub(crate) fn insert_new<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) -> bool {
     F::flows().insert(key, flow, u64::from(BPF_NOEXIST)).is_ok()
 }
 
-/// Removes both entries of a flow. One that is not there any more was evicted meanwhile, which is as good.
+/// Removes both entries of a flow.
 #[inline(always)]
 fn forget<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) {
     let partner = key.partner(flow);
-    if partner_state(&partner, key).is_some() {
-        _ = F::flows().remove(&partner);
-    }
-    _ = F::flows().remove(key);
+    let has_partner = partner_state(&partner, key).is_some();
+    remove_pair(key, &partner, has_partner);
 }
 
 /// The same if its connection has come to its end, so that what begins on its ports is another one.
@@ -178,19 +181,28 @@ fn forget<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) {
 pub(crate) fn forget_if_over<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) -> bool {
     let partner = key.partner(flow);
     let other = partner_state(&partner, key);
-    if !flow.owner.state().is_over(other) {
-        return false;
+    let is_over = flow.owner.state().is_over(other);
+    if is_over {
+        remove_pair(key, &partner, other.is_some());
     }
-    if other.is_some() {
-        _ = F::flows().remove(&partner);
-    }
-    _ = F::flows().remove(key);
-    true
+    is_over
 }
 
-/// Has what is left of a connection that is over not take the answers to this one, which begins from the same port and is none of a Service's.
+/// Removes an entry and its partner. One that is not there any more was evicted meanwhile, which is as good.
 #[inline(always)]
-pub fn forget_answers_to<F: Ip>(packet: &Packet<F>) {
+fn remove_pair<F: Ip>(key: &FlowKey<F>, partner: &FlowKey<F>, has_partner: bool) {
+    if has_partner {
+        _ = F::flows().remove(partner);
+    }
+    _ = F::flows().remove(key);
+}
+
+/// Has what is left of a connection that is over not take the answers to one that begins from the same port and is none of a Service's.
+#[inline(always)]
+pub fn make_way_for<F: Ip>(packet: &Packet<F>) {
+    if !packet.flags.opens() {
+        return;
+    }
     let key = FlowKey::new(packet.tuple.reversed(), packet.protocol, Side::Egress);
     let Some(held) = F::flows().get_ptr(&key) else { return };
     // SAFETY: the entry stays readable while the program runs; copied, since others write it.
@@ -292,13 +304,10 @@ pub fn note_foreign<F: Ip>(packet: &Packet<F>) -> End {
 /// Has a foreign flow end soon: nobody need answer to what breaks it off.
 #[inline(always)]
 fn break_off<F: Ip>(entry: *mut Flow<F>) {
-    // SAFETY: a field of the entry, which stays readable while the program runs.
-    let place = unsafe { &raw mut (*entry).owner };
-    // SAFETY: an aligned word.
-    let owner = unsafe { core::ptr::read_volatile(place) };
+    // SAFETY: the entry stays readable while the program runs; copied, since others write it.
+    let owner = unsafe { core::ptr::read_volatile(entry) }.owner;
     if owner.state().has(FlowState::FOREIGN) {
-        // SAFETY: as in `find`.
-        unsafe { core::ptr::write_volatile(place, FlowOwner::new(owner.service(), owner.state().with(FlowState::RST))) };
+        set_state(entry, owner, owner.state().with(FlowState::RST));
     }
 }
 

@@ -5,18 +5,17 @@
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use proxy_common::{
-    Address as _, Backend, BackendFlags, FrontendKey, Protocol, Range, RangeWord, RowFlags, RowIndex, ServiceId, Tuple, reason::Reason,
+    Address as _, Backend, BackendFlags, FrontendKey, FrontendRef, Protocol, Range, RangeWord, RowFlags, RowIndex, ServiceId, Tuple,
+    reason::Reason,
 };
 
 use crate::{
     affinity,
     ctx::PacketCtx,
-    flow,
     ip::Ip,
     maps::{FRONTEND_ROWS, SourceBits},
     parse::Packet,
     settings,
-    undefined::judge,
     verdict::{End, News, Step},
 };
 
@@ -38,21 +37,21 @@ pub struct Choice<F: Ip> {
     pub masquerade: bool,
 }
 
-/// Chooses a backend for a packet of no known flow.
+/// The frontend that packets with this tuple are to.
+#[inline(always)]
+pub fn find<F: Ip>(tuple: &Tuple<F>, protocol: Protocol) -> Option<FrontendRef> {
+    let key = FrontendKey::new(tuple.dst, tuple.dst_port, protocol);
+    // SAFETY: the value of a frontend never changes in its life; it is copied before anything else happens.
+    unsafe { F::frontends().get(&key) }.copied()
+}
+
+/// Chooses a backend for a packet of no known flow to a frontend.
 ///
 /// A process of the node may have been given a node port for a connection of its own, where the kernel's range of such ports has node ports in it:
 /// answers to it are none of a Service's (connection tracking knows them for kube-proxy).
 #[inline(always)]
-pub fn choose<F: Ip, C: PacketCtx>(ctx: &C, packet: &Packet<F>, scope: Scope) -> Step<Choice<F>> {
-    let key = FrontendKey::new(packet.tuple.dst, packet.tuple.dst_port, packet.protocol);
-    // SAFETY: the value of a frontend never changes in its life; it is copied before anything else happens.
-    let frontend = unsafe { F::frontends().get(&key) }.copied();
-    let (Some(frontend), client) = (frontend, packet.tuple.src) else {
-        if packet.flags.opens() {
-            flow::forget_answers_to(packet);
-        }
-        return Err(judge::<F>(packet.tuple.dst, Reason::NoService));
-    };
+pub fn choose<F: Ip, C: PacketCtx>(ctx: &C, packet: &Packet<F>, frontend: FrontendRef, scope: Scope) -> Step<Choice<F>> {
+    let client = packet.tuple.src;
     let row = read(frontend.row, scope).ok_or(End::pass(Reason::NoService))?;
     // What begins a connection is no answer.
     let may_be_answer = !packet.flags.opens() && row.flags.kind() == RowFlags::NODE_PORT;

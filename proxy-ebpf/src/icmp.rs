@@ -63,8 +63,9 @@ pub fn translate_error<F: Ip, C: PacketCtx>(ctx: &mut C, l3: &L3<F>, side: Side)
     }
     let state = flow.owner.state();
     let is_masqueraded = state.has(FlowState::MASQUERADED);
-    let far = if is_masqueraded && !state.has(FlowState::REPLY) { l3.src } else { key.src };
-    Some(translated(ctx, l3, &quoted, far, &flow.tuple(), is_masqueraded))
+    let is_stood_in_for = is_masqueraded && !state.has(FlowState::REPLY);
+    let src = if is_stood_in_for || l3.src == key.src { flow.src } else { l3.src };
+    Some(translated(ctx, l3, &quoted, src, &flow.tuple(), is_masqueraded))
 }
 
 #[inline(always)]
@@ -83,19 +84,19 @@ fn read<F: Ip, C: PacketCtx>(ctx: &C, at: usize) -> Step<Option<Quotation<F>>> {
     Ok(Some(Quotation { l3: at + HEADER, l4: inner.l4, tuple, protocol, is_redirect: F::is_icmp_redirect(kind) }))
 }
 
-/// An error from `far` comes from the end of the flow that its packets come from here, and has the source that they get; `to` is what they get.
+/// Gives an error this source, and what it quotes the reverse of `to`, which the packets of the flow get that come from where it comes from.
 #[inline(always)]
 fn translated<F: Ip, C: PacketCtx>(
     ctx: &mut C,
     l3: &L3<F>,
     quoted: &Quotation<F>,
-    far: F::Addr,
+    src: F::Addr,
     to: &Tuple<F>,
     is_masqueraded: bool,
 ) -> Step<Verdict> {
     let port = Port::from_host(0);
     let old = Tuple { src: l3.src, dst: l3.dst, src_port: port, dst_port: port };
-    let new = Tuple { src: if l3.src == far { to.src } else { l3.src }, dst: to.dst, ..old };
+    let new = Tuple { src, dst: to.dst, ..old };
     let inside = translate_quotation(ctx, quoted, &to.reversed())?;
     let outside = if F::IPV6 { Delta::of_addr(old.src, new.src).plus(Delta::of_addr(old.dst, new.dst)) } else { Delta::ZERO };
     let checksum = ctx.read::<u16>(l3.l4 + CHECKSUM)?;

@@ -86,7 +86,15 @@ pub fn choose<F: Ip, C: PacketCtx>(ctx: &C, scope: Scope) -> End {
 
 #[inline(always)]
 fn chosen<F: Ip, C: PacketCtx>(ctx: &C, packet: Step<Packet<F>>, scope: Scope) -> End {
-    match packet.and_then(|packet| frontend::choose(ctx, &packet, scope)) {
+    let packet = match packet {
+        Ok(packet) => packet,
+        Err(end) => return end,
+    };
+    let Some(frontend) = frontend::find(&packet.tuple, packet.protocol) else {
+        flow::make_way_for(&packet);
+        return judge::<F>(packet.tuple.dst, Reason::NoService);
+    };
+    match frontend::choose(ctx, &packet, frontend, scope) {
         Ok(choice) => flow::leave_to_begin(&choice),
         Err(end) => end,
     }

@@ -217,7 +217,7 @@ impl PortChoice {
             (low_port & low) | (other & privileged & !low) | (u32::from(rest.to_host()) & !privileged)
         };
         let (first, last) = (port(1, 600, source.first_port), port(511, 1023, source.last_port));
-        Self { first, count: (last + 1).saturating_sub(first), at: start & 0xffff }
+        Self::within(start, Port::from_host(first as u16), Port::from_host(last as u16))
     }
 
     /// A walk through all ports that need no privilege, for a client whose address is kept.

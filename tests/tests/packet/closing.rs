@@ -1,5 +1,7 @@
 //! What the entries of a flow remember of what they have seen.
 
+use std::net::SocketAddr;
+
 use proxy_common::{FlowState, reason::Reason};
 use shunt_tests::{
     Family, gate,
@@ -17,6 +19,11 @@ const FIN: FlowState = FlowState::FIN;
 const RST: FlowState = FlowState::RST;
 const REPLY: FlowState = FlowState::REPLY;
 
+/// A pod, the Service that it dials, and the Service's only backend.
+fn parties(family: Family) -> [SocketAddr; 3] {
+    [pod_at(family, 3, 40_000), service_at(family, 1), pod_at(family, 10, 8080)]
+}
+
 #[test]
 fn a_connection_is_new_established_and_closing() {
     if gate::skip(NEEDS) {
@@ -25,7 +32,7 @@ fn a_connection_is_new_established_and_closing() {
     let mut setup = Setup::new();
     setup.serve(1, &[10]);
     for family in Family::ALL {
-        let (client, service, backend) = (pod_at(family, 3, 40_000), service_at(family, 1), pod_at(family, 10, 8080));
+        let [client, service, backend] = parties(family);
         let states = |setup: &Setup| [forward(&setup.node, client, service).state, forward(&setup.node, backend, client).state];
         let from_client = |bits| Packet::tcp(client, service, bits);
         let from_backend = |bits| Packet::tcp(backend, client, bits);
@@ -60,7 +67,7 @@ fn segments_of_any_number_go_their_way() {
     let mut setup = Setup::new();
     setup.serve(1, &[10]);
     for family in Family::ALL {
-        let (client, service, backend) = (pod_at(family, 3, 40_000), service_at(family, 1), pod_at(family, 10, 8080));
+        let [client, service, backend] = parties(family);
         setup.backend(&syn(client, service));
         for number in [0, 1 << 31, u32::MAX] {
             let of_number = |src, dst| {
@@ -83,7 +90,7 @@ fn a_reset_that_changes_nothing_is_forgotten() {
     let mut setup = Setup::new();
     setup.serve(1, &[10]);
     for family in Family::ALL {
-        let (client, service, backend) = (pod_at(family, 3, 40_000), service_at(family, 1), pod_at(family, 10, 8080));
+        let [client, service, backend] = parties(family);
         setup.backend(&syn(client, service));
         setup.backend(&data(client, service));
         setup.translated(POD_EGRESS, &data(backend, client));
@@ -106,7 +113,7 @@ fn what_begins_in_mid_stream_waits_for_its_answer() {
     let mut setup = Setup::new();
     setup.serve(1, &[10]);
     for family in Family::ALL {
-        let (client, service, backend) = (pod_at(family, 3, 40_000), service_at(family, 1), pod_at(family, 10, 8080));
+        let [client, service, backend] = parties(family);
         let states = |setup: &Setup| [forward(&setup.node, client, service).state, forward(&setup.node, backend, client).state];
         setup.backend(&data(client, service));
         assert_eq!(states(&setup), [ESTABLISHED, REPLY]);
@@ -129,7 +136,7 @@ fn a_connection_after_one_that_is_over_chooses_its_backend_anew() {
     for (family, (by_client, by_backend)) in Family::ALL.into_iter().flat_map(|family| ends.map(|end| (family, end))) {
         let mut setup = Setup::new();
         setup.serve(1, &[10]);
-        let (client, service, backend) = (pod_at(family, 3, 40_000), service_at(family, 1), pod_at(family, 10, 8080));
+        let [client, service, backend] = parties(family);
         setup.backend(&syn(client, service));
         setup.serve_draining(1, &[11], &[10]);
         assert_eq!(setup.backend(&syn(client, service)), backend, "a repeated attempt stays");
@@ -155,7 +162,7 @@ fn a_connection_to_the_pod_itself_is_not_taken_for_one_that_is_over() {
     let mut setup = Setup::new();
     setup.serve(1, &[10]);
     for family in Family::ALL {
-        let (client, service, backend) = (pod_at(family, 3, 40_000), service_at(family, 1), pod_at(family, 10, 8080));
+        let [client, service, backend] = parties(family);
         setup.backend(&syn(client, service));
         let fin = flags::FIN | flags::ACK;
         setup.backend(&Packet::tcp(client, service, fin));
@@ -178,7 +185,7 @@ fn a_half_closed_connection_is_not_over() {
     for family in Family::ALL {
         let mut setup = Setup::new();
         setup.serve(1, &[10]);
-        let (client, service, backend) = (pod_at(family, 3, 40_000), service_at(family, 1), pod_at(family, 10, 8080));
+        let [client, service, backend] = parties(family);
         setup.backend(&syn(client, service));
         setup.backend(&Packet::tcp(client, service, flags::FIN | flags::ACK));
         setup.serve_draining(1, &[11], &[10]);
@@ -194,7 +201,7 @@ fn datagrams_are_a_question_and_an_answer_or_more() {
     let mut setup = Setup::new();
     setup.serve(1, &[10]);
     for family in Family::ALL {
-        let (client, service, backend) = (pod_at(family, 3, 40_000), service_at(family, 1), pod_at(family, 10, 8080));
+        let [client, service, backend] = parties(family);
         let states = |setup: &Setup| [forward(&setup.node, client, service).state, forward(&setup.node, backend, client).state];
         undisturbed(|| {
             setup.node.forget_flows().unwrap();

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use bytemuck::Pod;
 use proxy_common::{Address as _, Flow, FlowKey, FlowState, Port, Protocol, Side, Tuple, V4, V6, reason::Reason};
 use proxy_daemon::{maps::Direction, model::ServicePortName, net::Role};
+use serde_json::{Value, json};
 use shunt_tests::{
     Family, addr,
     objects::{Endpoint, Service},
@@ -67,12 +68,19 @@ impl Setup {
 
     /// The same, with pods that finish what they have begun and take nothing new.
     pub(crate) fn serve_draining(&mut self, service: u8, pods: &[u8], draining: &[u8]) {
-        let endpoint = |pod: &u8| Endpoint::at(addr::pod(1, *pod), "n1");
-        let endpoints: Vec<_> = pods.iter().chain(draining).map(endpoint).collect();
+        let terminating = json!({"ready": false, "serving": true, "terminating": true});
+        let pods = pods.iter().map(|pod| (*pod, json!({})));
+        let draining = draining.iter().map(|pod| (*pod, terminating.clone()));
+        self.serve_as(service, &pods.chain(draining).collect::<Vec<_>>());
+    }
+
+    /// The same with pods under these conditions.
+    pub(crate) fn serve_as(&mut self, service: u8, pods: &[(u8, Value)]) {
+        let endpoints: Vec<_> = pods.iter().map(|(pod, _)| Endpoint::at(addr::pod(1, *pod), "n1")).collect();
         let mut objects = dialled(service).with_endpoints(&endpoints);
         for slice in &mut objects[1..] {
-            for index in pods.len()..endpoints.len() {
-                slice["endpoints"][index]["conditions"] = serde_json::json!({"ready": false, "serving": true, "terminating": true});
+            for (index, (_, conditions)) in pods.iter().enumerate() {
+                slice["endpoints"][index]["conditions"] = conditions.clone();
             }
         }
         self.cluster.apply(objects);

@@ -6,13 +6,13 @@ use proxy_common::{Protocol, Side, reason::Reason};
 use serde_json::json;
 use shunt_tests::{
     Family, addr, gate,
-    objects::Endpoint,
+    objects::{Endpoint, Service},
     packet::{Packet, flags},
     test_run::{NEEDS, Verdict},
 };
 
 use crate::expect::{
-    POD_EGRESS, POD_INGRESS, Setup, TARGET, data, datagram, dialled, entries, evict, forward, pod_at, port_name, service_at, syn,
+    POD_EGRESS, POD_INGRESS, PORT, Setup, TARGET, data, datagram, dialled, entries, evict, forward, pod_at, port_name, service_at, syn,
 };
 
 const CLIENT: u8 = 3;
@@ -110,6 +110,41 @@ fn a_datagram_leaves_a_backend_that_is_gone() {
         return;
     }
     leaves_a_backend_that_is_gone(datagram, Protocol::Udp);
+}
+
+/// It takes nothing new, but is not gone either.
+#[test]
+fn a_datagram_stays_with_a_backend_that_serves() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    for conditions in [json!({"ready": false}), json!({"ready": false, "serving": true, "terminating": true})] {
+        let (mut setup, packets) = two_backends(datagram);
+        setup.serve_as(1, &[(11, json!({})), (10, conditions)]);
+        for packet in packets {
+            assert_eq!(setup.backend(&packet), pod_at(family(&packet), 10, 8080));
+            setup.assert_counted(&[]);
+            let another = datagram(pod_at(family(&packet), CLIENT, 39_999), packet.dst);
+            assert_eq!(setup.backend(&another), pod_at(family(&packet), 11, 8080));
+            setup.assert_counted(&[Reason::NewFlow]);
+        }
+    }
+}
+
+/// A backend is an address and a port: the pod is the same.
+#[test]
+fn a_datagram_leaves_a_port_that_is_gone() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let (mut setup, packets) = two_backends(datagram);
+    let service = Service::plain("s1", 1, PORT, 9090);
+    setup.cluster.apply(service.with_endpoints(&[Endpoint::at(addr::pod(1, 10), "n1")]));
+    setup.node.apply(&setup.cluster.plans()).unwrap();
+    for packet in packets {
+        assert_eq!(setup.backend(&packet), pod_at(family(&packet), 10, 9090));
+        setup.assert_counted(&[Reason::BackendGone, Reason::NewFlow]);
+    }
 }
 
 fn leaves_a_backend_that_is_gone(opening: impl Fn(SocketAddr, SocketAddr) -> Packet, protocol: Protocol) {

@@ -59,13 +59,16 @@ fn only_clients_in_a_range_use_the_load_balancers_address() {
     let client = addr::client();
     let [v4, v6] = Family::ALL.map(|family| format!("{}/{}", client.of(family), if family == Family::V4 { 32 } else { 128 }));
     let elsewhere = ["198.18.0.0/15", "2001:db8:ffff::/48"];
-    // No range at all is for everybody; ranges of one family alone are for nobody of the other.
-    let cases: [(&[&str], [bool; 2]); 5] = [
+    // No range at all is for everybody, and so is one of the other family. One of IPv4-mapped addresses is of IPv4.
+    let cases: [(&[&str], [bool; 2]); 8] = [
         (&[], [true, true]),
         (&elsewhere, [false, false]),
         (&[&v4, &v6], [true, true]),
         (&[elsewhere[0], &v6], [false, true]),
         (&["0.0.0.0/0", "::/0"], [true, true]),
+        (&[elsewhere[0]], [false, true]),
+        (&[elsewhere[1]], [true, false]),
+        (&["::ffff:198.18.0.0/111"], [false, true]),
     ];
     let mut setup = Setup::new();
     for (ranges, served) in cases {
