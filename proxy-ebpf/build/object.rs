@@ -2,13 +2,12 @@
 
 use std::{
     env,
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result};
-use aya_build::{Package, Toolchain, build_ebpf};
+use anyhow::{Context as _, Result, ensure};
 
 #[path = "../../xtask/src/bpf_toolchain.rs"]
 #[expect(dead_code, reason = "set-up needs more of this file than the build does")]
@@ -28,40 +27,74 @@ pub(crate) struct Object {
     pub(crate) features: &'static [&'static str],
 }
 
+/// The instructions that programs are made of: with arithmetic and jumps of 32 bits, which kernels have had since 5.1.
+const CPU: &str = "v3";
+
 /// Builds objects, for a package that lies beside this one, and leaves them in `OUT_DIR`.
 pub(crate) fn build(objects: &[Object]) -> Result<()> {
     // Besides the sources: dependencies, profiles, and the rule which compiler and linker are taken.
-    for input in ["proxy-common", "proxy-ebpf/Cargo.toml", "proxy-ebpf/build", "Cargo.toml", "Cargo.lock", "xtask/src/bpf_toolchain.rs"] {
+    let inputs = [
+        "proxy-common",
+        "proxy-ebpf/Cargo.toml",
+        "proxy-ebpf/build",
+        "proxy-ebpf/src",
+        "Cargo.toml",
+        "Cargo.lock",
+        "xtask/src/bpf_toolchain.rs",
+    ];
+    for input in inputs {
         println!("cargo:rerun-if-changed=../{input}");
     }
     let compiler = Compiler::ready()?.with_context(|| format!("no Rust toolchain here has the rust-src component: {SET_UP}"))?;
     let linker = compiler.linker()?.with_context(|| format!("there is no bpf-linker: {SET_UP}"))?;
-    prepare_environment(&compiler, &linker)?;
-
-    let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
-    for Object { file, bin, features } in objects {
-        let package = Package { name: "proxy-ebpf", root_dir: "../proxy-ebpf/src", no_default_features: false, features };
-        build_ebpf([package], Toolchain::Custom(compiler.toolchain()))
-            .with_context(|| format!("building {file}: if bpf-linker is to blame, try `{OWN_LINKER}`"))?;
-        fs::rename(out.join(bin), out.join(file)).with_context(|| format!("naming {file}"))?;
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    for object in objects {
+        let built = compile(&compiler, &linker, &out.join("bpf"), object)
+            .with_context(|| format!("building {}: if bpf-linker is to blame, try `{OWN_LINKER}`", object.file))?;
+        fs::copy(built, out.join(object.file)).with_context(|| format!("keeping {}", object.file))?;
     }
     Ok(())
 }
 
-/// Sets what the inner cargo needs: the linker in reach, `-Z build-std` allowed, no progress lines among the warnings.
-fn prepare_environment(compiler: &Compiler, linker: &Path) -> Result<()> {
+/// Builds an object in a folder of its own, and says where it lies.
+fn compile(compiler: &Compiler, linker: &Path, folder: &Path, object: &Object) -> Result<PathBuf> {
+    let target = match variable("CARGO_CFG_TARGET_ENDIAN")?.as_str() {
+        "little" => "bpfel-unknown-none",
+        _ => "bpfeb-unknown-none",
+    };
+    // What registers a kernel hands over at a probe: aya's bindings want to know.
+    let arch = format!("--cfg=bpf_target_arch=\"{}\"", variable("CARGO_CFG_TARGET_ARCH")?);
+    let cpu = format!("-Ctarget-cpu={CPU}");
+    let flags = [arch.as_str(), cpu.as_str(), "-Cdebuginfo=2", "-Clink-arg=--btf"].join("\x1f");
+    let output = bpf_toolchain::program(compiler.toolchain(), "cargo")
+        .args(["build", "--quiet", "--release", "-Zbuild-std=core", "--package", "proxy-ebpf", "--target", target])
+        .args(["--bin", object.bin, "--features", &object.features.join(",")])
+        .arg("--target-dir")
+        .arg(folder)
+        .env("PATH", path_with(linker)?)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags)
+        // To a compiler that is no nightly this allows `-Z`.
+        .env("RUSTC_BOOTSTRAP", "1")
+        // That is for the compiler of the outer cargo: clippy's.
+        .env_remove("RUSTC_WORKSPACE_WRAPPER")
+        .output()
+        .context("running cargo")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "cargo ended with {}:\n{said}", output.status);
+    for line in said.lines() {
+        println!("cargo:warning={line}");
+    }
+    Ok(folder.join(target).join("release").join(object.bin))
+}
+
+/// The search path with the linker's folder before all others: by its name alone rustc finds it.
+fn path_with(linker: &Path) -> Result<OsString> {
     let folder = linker.parent().context("bpf-linker lies in no folder")?;
     let path = env::var_os("PATH").unwrap_or_default();
-    let path = env::join_paths([folder.to_owned()].into_iter().chain(env::split_paths(&path))).context("putting bpf-linker on PATH")?;
-    set("PATH", path);
-    set("CARGO_TERM_QUIET", "true");
-    if !compiler.is_nightly() {
-        set("RUSTC_BOOTSTRAP", "1");
-    }
-    Ok(())
+    env::join_paths([folder.to_owned()].into_iter().chain(env::split_paths(&path))).context("putting bpf-linker on PATH")
 }
 
-fn set(name: &str, value: impl Into<OsString> + AsRef<OsStr>) {
-    // SAFETY: called before anything has started a thread, so nobody reads the environment meanwhile.
-    unsafe { env::set_var(name, value) }
+/// What cargo tells a build script.
+fn variable(name: &str) -> Result<String> {
+    env::var(name).with_context(|| format!("reading {name}"))
 }

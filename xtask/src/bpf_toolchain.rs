@@ -116,17 +116,23 @@ fn first_word(program: &str, args: &[&str]) -> Option<String> {
 }
 
 fn answer(toolchain: &str, args: &[&str]) -> Result<String> {
-    let mut command = match on_path("rustup") {
-        Some(rustup) => {
-            let mut command = Command::new(rustup);
-            command.args(["run", toolchain, "rustc"]);
-            command
-        }
-        None => Command::new(env::var_os("RUSTC").as_deref().unwrap_or(OsStr::new("rustc"))),
-    };
+    let mut command = program(toolchain, "rustc");
     let output = command.args(args).stderr(Stdio::null()).output().with_context(|| format!("running {command:?}"))?;
     if !output.status.success() {
         bail!("{command:?} ended with {}", output.status);
     }
     String::from_utf8(output.stdout).context("reading rustc's answer")
+}
+
+/// A program of a toolchain. Without rustup there is one toolchain only.
+pub(crate) fn program(toolchain: &str, name: &str) -> Command {
+    match on_path("rustup") {
+        Some(rustup) => {
+            let mut command = Command::new(rustup);
+            // Cargo would take the compiler that is named there.
+            command.args(["run", toolchain, name]).env_remove("RUSTC");
+            command
+        }
+        None => Command::new(env::var_os(name.to_uppercase()).as_deref().unwrap_or(OsStr::new(name))),
+    }
 }
