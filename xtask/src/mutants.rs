@@ -55,11 +55,17 @@ const fn mutant(file: &'static str, right: &'static str, wrong: &'static str) ->
 const MUTANTS: &[Mutant] = &[
     mutant("filter.rs", "read_volatile(mark) != UNMARKED", "read_volatile(mark) == UNMARKED"),
     mutant("flow.rs", "if packet.may_move() && !state.has(FlowState::REPLY) {", "if packet.may_move() && state.has(FlowState::REPLY) {"),
-    mutant("flow.rs", "if gone || packet.flags.opens() && is_over(&key, &flow) {", "if gone {"),
+    mutant("flow.rs", "if !lives(flow.backend) {", "if false {"),
+    mutant("flow.rs", "if packet.flags.opens() && forget_if_over(&key, &flow) {", "if false {"),
     mutant("flow.rs", "if next.heals() {", "if !next.heals() {"),
     mutant("flow.rs", "if packet.protocol == Protocol::Udp && !is_old {", "if packet.protocol == Protocol::Udp && is_old {"),
     mutant("flow.rs", ".with(FlowState::ESTABLISHED).without(FlowState::RST);", ".with(FlowState::ESTABLISHED);"),
-    mutant("flow.rs", "if partner_state(&partner, key).is_some() {", "if true {"),
+    mutant("flow.rs", "let has_partner = partner_state(&partner, key).is_some();", "let has_partner = true;"),
+    mutant("flow.rs", "remove_pair(key, &partner, other.is_some());", "remove_pair(key, &partner, true);"),
+    mutant("flow.rs", "if !packet.flags.opens() {\n        return;\n    }", "if true {\n        return;\n    }"),
+    mutant("flow.rs", "if !is_own && !state.has(FlowState::REPLY) {", "if false {"),
+    mutant("flow.rs", "if owner.state().has(FlowState::FOREIGN) {", "if true {"),
+    mutant("flow.rs", "Some(entry) if packet.flags.rst() => break_off(entry),", ""),
     mutant("flow.rs", "limits.flows <= settings::new_flows()", "limits.flows <= settings::new_flows() * 2"),
     mutant("flow.rs", "(packet.flags.rst() || !may_record)", "(!may_record)"),
     mutant("flow.rs", "if is_here && backend.addr == packet.tuple.src {", "if false {"),
@@ -71,7 +77,10 @@ const MUTANTS: &[Mutant] = &[
         "insert_new(&scratch.reply_key, &scratch.reply)",
     ),
     mutant("snat.rs", "    is_own(scratch)\n", "    false\n"),
-    mutant("snat.rs", "if !is_over(&scratch.reply_key, held) {", "if false {"),
+    mutant("snat.rs", "is_some() && !(if_over && put_away(scratch))", "is_some()"),
+    mutant("snat.rs", "is_own(scratch) || put_away(scratch) && insert_new", "is_own(scratch) || false && insert_new"),
+    mutant("snat.rs", "let (low, privileged) = (below(512), below(1024));", "let (low, privileged) = (0, below(1024));"),
+    mutant("snat.rs", "if packet.flags.rst() && !has_port {", "if false {"),
     mutant("frontend.rs", "row.flags.has(RowFlags::SOURCE_RANGES) && !may_use", "row.flags.has(RowFlags::SOURCE_RANGES) && may_use"),
     mutant("frontend.rs", "if backend.owner != frontend.service {", "if false {"),
     mutant("frontend.rs", "Scope::Internal => internal,", "Scope::Internal => external,"),
@@ -80,10 +89,16 @@ const MUTANTS: &[Mutant] = &[
     mutant("affinity.rs", "(backend.addr == addr && backend.port == port).then_some(base)", "(backend.addr == addr).then_some(base)"),
     mutant("fragment.rs", "is_fresh.then_some(", "true.then_some("),
     mutant("icmp.rs", "if l3.dst != key.dst || flow", "if flow"),
-    mutant("icmp.rs", "if l3.src == far { to.src } else { l3.src }", "to.src"),
+    mutant("icmp.rs", "if is_stood_in_for || l3.src == key.src { flow.src } else { l3.src }", "flow.src"),
+    mutant("icmp.rs", "is_masqueraded && !state.has(FlowState::REPLY)", "false && !state.has(FlowState::REPLY)"),
+    mutant("icmp.rs", "let outside = if F::IPV6 {", "let outside = if false {"),
     mutant("icmp.rs", "if quoted.is_redirect {", "if false {"),
     mutant("forward.rs", "if F::hops_left(ctx)? <= 1 {", "if F::hops_left(ctx)? == 0 {"),
     mutant("translate.rs", "if difference == 0 || old == 0 {", "if difference == 0 {"),
+    mutant("translate.rs", "if to.dst == from.src {\n        ctx.swap_macs()?;", "if false {\n        ctx.swap_macs()?;"),
+    mutant("csum.rs", "if optional && new == 0 { u16::MAX } else { new }", "new"),
+    mutant("csum.rs", "const NOTHING: u64 = 16 *", "const NOTHING: u64 = 4 *"),
+    mutant("ctx/tc.rs", "if state == checksum::COMPLETE && !ipv6 {", "if false {"),
     mutant("undefined.rs", "if is_unallocated { End::drop(Reason::Unallocated) } else { End::pass(otherwise) }", "End::pass(otherwise)"),
     mutant("refuse.rs", "if limits.errors <= ERRORS_A_SECOND {", "if limits.errors <= 2 * ERRORS_A_SECOND {"),
     mutant("refuse.rs", "if held != begun.sum {", "if true {"),
@@ -92,7 +107,7 @@ const MUTANTS: &[Mutant] = &[
     mutant("path.rs", "if has_begun_checksum(ctx, &packet)? {", "if false {"),
     mutant("ip/v4.rs", "(MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0", "(MORE_FRAGMENTS) != 0"),
     mutant("ip/extensions.rs", "if len > MAX_LEN {\n            break;\n        }\n        next = following;", "next = following;"),
-    mutant("flow.rs", "if !is_known && !packet.flags.rst() && may_start() {", "if !is_known && may_start() {"),
+    mutant("flow.rs", "None if !packet.flags.rst() && may_start() => {", "None if may_start() => {"),
     mutant(
         "flow.rs",
         "if !packet.flags.opens() {\n        return End::pass(Reason::Foreign);",
@@ -176,9 +191,7 @@ impl<'a> Copy<'a> {
         let mut survivors = Vec::new();
         for mutant in MUTANTS.iter().filter(wanted) {
             let name = format!("{}: `{}` for `{}`", mutant.file, mutant.wrong.trim(), mutant.right.trim());
-            let file = self.tree.join("proxy-ebpf/src").join(mutant.file);
-            let right = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
-            ensure!(right.matches(mutant.right).count() == 1, "{name}: what is right is not there exactly once");
+            let (file, right) = read(&self.tree, mutant)?;
             write(&file, &right.replace(mutant.right, mutant.wrong))?;
             let survived = self.tests_pass().with_context(|| name.clone());
             write(&file, &right)?;
@@ -215,6 +228,28 @@ impl<'a> Copy<'a> {
     }
 }
 
+/// The file that a mutant is in, in a tree, and what stands there.
+fn read(tree: &Path, mutant: &Mutant) -> Result<(PathBuf, String)> {
+    let file = tree.join("proxy-ebpf/src").join(mutant.file);
+    let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+    let count = text.matches(mutant.right).count();
+    ensure!(count == 1, "{}: `{}` stands there {count} times", mutant.file, mutant.right);
+    Ok((file, text))
+}
+
 fn write(file: &Path, text: &str) -> Result<()> {
     fs::write(file, text).with_context(|| format!("writing {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_right_stands_in_its_file_once() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        for mutant in MUTANTS {
+            read(root, mutant).unwrap();
+        }
+    }
 }

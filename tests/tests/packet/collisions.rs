@@ -119,6 +119,29 @@ fn the_entry_of_a_flow_that_is_half_closed_is_left_to_it() {
     }
 }
 
+/// It has lost the entry for its replies, and another one has the place by now: what ends is the first alone.
+#[test]
+fn a_flow_that_ends_leaves_the_answers_of_another_to_it() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    for (family, is_gone) in Family::ALL.into_iter().flat_map(|family| [(family, false), (family, true)]) {
+        let mut setup = two_services();
+        let (client, first, second) = (pod_at(family, CLIENT, 40_000), service_at(family, 1), service_at(family, 2));
+        let backend = setup.backend(&syn(client, first));
+        evict(&mut setup.node, Side::Egress, Protocol::Tcp, backend, client);
+        if is_gone {
+            setup.serve(1, &[BACKEND + 1]);
+        } else {
+            setup.backend(&Packet::tcp(client, first, flags::RST));
+        }
+        assert_eq!(setup.backend(&syn(client, second)), backend);
+        setup.translated(POD_INGRESS, &syn(client, first));
+        let answer = setup.translated(POD_EGRESS, &syn(backend, client));
+        assert_eq!((answer.src, answer.dst), (second, client));
+    }
+}
+
 /// The same client dials the same service from the same port again before the old flow has expired.
 #[test]
 fn a_new_connection_on_the_same_ports_is_a_new_flow() {

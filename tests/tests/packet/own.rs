@@ -137,6 +137,13 @@ fn answers_to_what_left_under_a_node_port_are_left_alone() {
         assert_is_served(&mut setup, &data(stranger, own));
         assert_passes(&mut setup, UPLINK_EGRESS, &syn(own, peer), Reason::Foreign);
         assert_is_served(&mut setup, &syn(peer, own));
+        // Nor does what leaves under that port break a connection of the Service's off.
+        setup.sent_on(&syn(stranger, own));
+        setup.ignore_counted();
+        let before = states(&setup);
+        assert_passes(&mut setup, UPLINK_EGRESS, &Packet::tcp(own, stranger, flags::RST), Reason::Foreign);
+        assert_eq!(states(&setup), before);
+        setup.node.forget_flows().unwrap();
         // What breaks it off is noted: nothing of it need ever come in.
         assert_passes(&mut setup, UPLINK_EGRESS, &syn(own, peer), Reason::Foreign);
         assert_passes(&mut setup, UPLINK_EGRESS, &Packet::tcp(own, peer, flags::RST), Reason::Foreign);
