@@ -215,8 +215,11 @@ impl Scene {
         both(cases, "a Service", to, PORT, |to| served(&self.a, to, "b"));
         self.bed.manifests().remove("passing").unwrap();
         both(cases, "a Service that was deleted", to, PORT, |to| {
-            // Its frontends go before its address does, which refuses for that moment what it has no port for.
-            wait::until("the deletion", LIMIT, || silent(&self.a, to))
+            wait::until("the deletion", LIMIT, || {
+                ensure!(self.a.netns().run(|| TcpStream::connect_timeout(&to, SILENCE)).is_err(), "it still serves");
+                Ok(())
+            })?;
+            silent(&self.a, to)
         });
         for (family, mut asking) in Family::ALL.into_iter().zip(asking) {
             cases.run(format!("a socket that goes on asking a deleted Service, {family}"), || match asking.ask_within(SILENCE) {
