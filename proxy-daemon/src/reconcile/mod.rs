@@ -138,12 +138,23 @@ impl<M: Maps> Reconciler<M> {
             tracing::warn!(error = &error as &dyn std::error::Error, "reading the maps back failed, to be tried again");
             return Round { retry: true, ..round };
         }
-        let left = self.left_alone();
-        match self.apply_to_all(|tables| tables.leave(&left)) {
-            Ok(changes) => round.changes += changes,
-            Err(error) => return self.refused_as_a_whole(&error, round),
+        let [due, failed] = self.due();
+        let passed = self.pass(due, &mut round).and_then(|()| if failed.is_empty() { Ok(()) } else { self.pass(failed, &mut round) });
+        if passed.is_err() {
+            self.start_over();
+            return Round { retry: true, ..round };
         }
-        for name in self.due() {
+        round.retry = !self.failed.is_empty();
+        self.note_fullness();
+        round
+    }
+
+    /// Brings service ports to their plans, and then what concerns them all. Ends when the kernel refuses a change.
+    fn pass(&mut self, names: Vec<ServicePortName>, round: &mut Round) -> Result<(), Refused> {
+        let left = self.left_alone();
+        let gone: Vec<_> = names.iter().filter(|name| !self.model.has_service(&name.service())).cloned().collect();
+        round.changes += self.apply_to_all(|tables| [tables.leave(&left), tables.release(&gone)].concat())?;
+        for name in names {
             round.planned += 1;
             // The time of each by itself: what it takes away rests from then on, however long the round is.
             match self.bring(&name, Instant::now()) {
@@ -151,20 +162,15 @@ impl<M: Maps> Reconciler<M> {
                 Err(Failure::Tables(error)) => self.note_refusal(&name, &error),
                 Err(Failure::Maps(error)) => {
                     self.note_failure(name, error);
-                    self.start_over();
-                    return Round { retry: true, ..round };
+                    return Err(Refused);
                 }
             }
             self.failed.retain(|(failed, _)| *failed != name);
         }
         // After the ClusterIPs: what is in the networks and is none of them is dropped.
-        match self.apply_to_all(|tables| tables.leave_only(&left)).and_then(|changes| Ok(changes + self.bring_networks()?)) {
-            Ok(changes) => round.changes += changes,
-            Err(error) => return self.refused_as_a_whole(&error, round),
-        }
-        round.retry = !self.failed.is_empty();
-        self.note_fullness();
-        round
+        round.changes += self.apply_to_all(|tables| [tables.write_claims(), tables.leave_only(&left)].concat())?;
+        round.changes += self.bring_networks()?;
+        Ok(())
     }
 
     /// The addresses of which nothing is refused or dropped, although Services have theirs there: the node's own, and those of other proxies'
@@ -176,24 +182,20 @@ impl<M: Maps> Reconciler<M> {
     }
 
     /// Applies what concerns no single service port.
-    fn apply_to_all(&mut self, changes: impl FnOnce(&mut Tables) -> Vec<tables::Change>) -> Result<usize, maps::Error> {
+    fn apply_to_all(&mut self, changes: impl FnOnce(&mut Tables) -> Vec<tables::Change>) -> Result<usize, Refused> {
         let Some(tables) = &mut self.tables else { return Ok(0) };
         let changes = changes(tables);
         for change in &changes {
-            self.maps.apply(change)?;
+            self.maps.apply(change).map_err(|error| {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the kernel refused a change for all Services, to be tried again");
+                Refused
+            })?;
         }
         Ok(changes.len())
     }
 
-    /// After the kernel has refused such a change.
-    fn refused_as_a_whole(&mut self, error: &maps::Error, round: Round) -> Round {
-        tracing::warn!(error = error as &dyn std::error::Error, "the kernel refused a change for all Services, to be tried again");
-        self.start_over();
-        Round { retry: true, ..round }
-    }
-
     /// Brings the networks that Services have their addresses from to what is known of them.
-    fn bring_networks(&mut self) -> Result<usize, maps::Error> {
+    fn bring_networks(&mut self) -> Result<usize, Refused> {
         let networks = if self.settings.drop_unallocated { self.model.service_networks() } else { BTreeSet::new() };
         let changes = self.apply_to_all(|tables| tables.set_networks(&networks))?;
         let overflow = tables::overflow(&networks);
@@ -222,16 +224,16 @@ impl<M: Maps> Reconciler<M> {
     }
 
     /// What there is to bring to its plan. Room comes from what leaves: services that are gone first, then what did not fit before. A port that is
-    /// gone of a Service that stays comes after the others: one of them may have its frontends now, under another name. What failed comes last,
-    /// since nothing comes after what fails again.
-    fn due(&mut self) -> Vec<ServicePortName> {
+    /// gone of a Service that stays comes after the others: one of them may have its frontends now, under another name. What failed comes by
+    /// itself after everything else, since nothing comes after what fails again.
+    fn due(&mut self) -> [Vec<ServicePortName>; 2] {
         let mut pending = std::mem::take(&mut self.pending);
         let failed: Vec<_> = self.failed.iter().filter(|(name, _)| pending.remove(name)).map(|(name, _)| name.clone()).collect();
         let refused = self.refused.keys().filter(|name| !self.has_failed(name)).cloned();
         let (alive, gone): (BTreeSet<_>, BTreeSet<_>) =
             pending.into_iter().chain(refused).partition(|name| self.model.service_port(name).is_some());
         let (renamed, gone): (Vec<_>, Vec<_>) = gone.into_iter().partition(|name| self.model.has_service(&name.service()));
-        gone.into_iter().chain(alive).chain(renamed).chain(failed).collect()
+        [gone.into_iter().chain(alive).chain(renamed).collect(), failed]
     }
 
     fn has_failed(&self, name: &ServicePortName) -> bool {
@@ -320,3 +322,6 @@ enum Failure {
     /// The kernel refused a change in the middle.
     Maps(maps::Error),
 }
+
+/// The kernel refused a change, which has been warned of.
+struct Refused;

@@ -28,9 +28,16 @@ pub(super) struct Fake {
     refused: Vec<IpAddr>,
     applied: usize,
     read_time: Duration,
-    /// A frontend that is looked up after every change, and how often it was not there.
-    watched: Option<FrontendAddr>,
-    missed: usize,
+    /// Frontends that are looked up after every change, and what a client met there, as often as that changed.
+    watched: BTreeMap<FrontendAddr, Vec<Met>>,
+}
+
+/// What a client meets at an address and a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Met {
+    Frontend,
+    Refusal,
+    Nobody,
 }
 
 impl Maps for Fake {
@@ -43,7 +50,12 @@ impl Maps for Fake {
         self.refuse_in = self.refuse_in.map(|left| left - 1);
         self.applied += 1;
         self.kernel.apply(change, Instant::now());
-        self.missed += self.watched.iter().filter(|addr| self.kernel.resolve(addr, tables::Scope::Internal) == Outcome::NoService).count();
+        for (addr, met) in &mut self.watched {
+            let now = meet(&self.kernel, addr);
+            if met.last() != Some(&now) {
+                met.push(now);
+            }
+        }
         Ok(())
     }
 
@@ -85,6 +97,14 @@ fn reconciler(maps: Fake, changes: impl IntoIterator<Item = Change>) -> Reconcil
 
 fn frontend(ip: &str) -> FrontendAddr {
     FrontendAddr { addr: ip.parse().unwrap(), port: 80, protocol: Protocol::Tcp }
+}
+
+fn meet(kernel: &Kernel, addr: &FrontendAddr) -> Met {
+    match (kernel.resolve(addr, tables::Scope::Internal), kernel.cluster_ips.get(&addr.addr)) {
+        (Outcome::NoService, Some(&Undefined::REFUSE)) => Met::Refusal,
+        (Outcome::NoService, _) => Met::Nobody,
+        _ => Met::Frontend,
+    }
 }
 
 fn outcome(kernel: &Kernel, ip: &str) -> Outcome {
@@ -197,12 +217,57 @@ fn a_port_that_gets_another_name_goes_on_being_served() {
     for (before, after) in [("a", "b"), ("b", "a")] {
         let mut reconciler = reconciler(Fake::default(), [named(before)]);
         reconciler.round();
-        reconciler.maps.watched = Some(frontend("10.96.0.1"));
+        reconciler.maps.watched = [(frontend("10.96.0.1"), Vec::new())].into();
         reconciler.change(named(after));
         reconciler.round();
-        assert_eq!(outcome(&reconciler.maps.kernel, "10.96.0.1"), Outcome::Reject);
-        assert_eq!(reconciler.maps.missed, 1, "an entry is never rewritten, and so goes before its successor comes");
+        let met = &reconciler.maps.watched[&frontend("10.96.0.1")];
+        assert_eq!(
+            met[..],
+            [Met::Frontend, Met::Refusal, Met::Frontend],
+            "an entry is never rewritten: it goes before its successor comes"
+        );
     }
+}
+
+/// Also when its ports were served by a run that has ended, and when the kernel refuses a change on the way.
+#[test]
+fn a_service_of_several_ports_refuses_none_of_them_as_it_comes_and_goes() {
+    let ports = [(53, Protocol::Udp), (53, Protocol::Tcp), (9153, Protocol::Tcp)];
+    let dns = || {
+        let text = "{metadata: {name: dns, namespace: d}, spec: {clusterIP: 10.96.0.10, ports: [{name: u, protocol: UDP, port: 53},                     {name: t, port: 53}, {name: m, port: 9153}]}}";
+        convert::service(&yaml(text)).object.unwrap()
+    };
+    let watched = ports.map(|(port, protocol)| FrontendAddr { addr: "10.96.0.10".parse().unwrap(), port, protocol });
+    let watch = || watched.map(|addr| (addr, Vec::new())).into();
+    let maps = Fake { watched: watch(), ..Fake::default() };
+    let mut coming = reconciler(maps, [Change::Service(Event::Applied(dns()))]);
+    coming.round();
+    for met in coming.maps.watched.values() {
+        assert!(matches!(met[..], [Met::Nobody, Met::Frontend] | [Met::Frontend]), "{met:?}");
+    }
+    let mut refused_in = 0;
+    loop {
+        let maps = Fake { watched: watch(), refuse_in: Some(refused_in), ..coming.maps.clone() };
+        let mut at_work = reconciler(Fake::default(), [Change::Service(Event::Applied(dns()))]);
+        at_work.round();
+        at_work.maps = maps.clone();
+        at_work.change(Change::Service(Event::Deleted(dns().name)));
+        let mut was_refused = false;
+        for mut going in [at_work, reconciler(maps, [])] {
+            while going.round().retry {
+                was_refused = true;
+                going.retry();
+            }
+            for met in going.maps.watched.values() {
+                assert!(matches!(met[..], [Met::Frontend, Met::Nobody] | [Met::Nobody]), "{met:?}, refused in {refused_in}");
+            }
+        }
+        if !was_refused {
+            break;
+        }
+        refused_in += 1;
+    }
+    assert!(refused_in > 6, "there were changes to refuse");
 }
 
 #[test]

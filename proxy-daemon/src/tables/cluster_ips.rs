@@ -2,9 +2,13 @@
 //!
 //! An address is there as long as a service port has it, and is left alone as long as one of them says so, or it is nobody's here. What was found
 //! at the start counts as said until every service port has had its say.
+//!
+//! A Service's ports come and go one after the other, and its address is to refuse at none of them meanwhile: what they claim is written when all
+//! of them are there, and what the ports of a Service that is gone have claimed is released before the first of them goes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     net::IpAddr,
 };
 
@@ -21,6 +25,8 @@ pub(super) type Said = BTreeMap<IpAddr, Undefined>;
 pub(super) struct ClusterIps {
     entries: BTreeMap<IpAddr, Entry>,
     used: ByFamily<u32>,
+    /// What was claimed and is not written yet.
+    claimed: BTreeSet<IpAddr>,
     /// What is left alone whatever service ports say: in the name of no service port.
     left: BTreeSet<IpAddr>,
 }
@@ -45,24 +51,39 @@ impl ClusterIps {
 
     /// Takes in an address that was found at the start.
     pub(super) fn find(&mut self, addr: IpAddr, undefined: Undefined) {
-        let found = Some(undefined);
-        if self.entries.insert(addr, Entry { loaded: found, found, said: BTreeMap::new() }).is_none() {
-            *self.used.of_mut(IpFamily::of(addr)) += 1;
+        let entry = self.entry(addr);
+        (entry.loaded, entry.found) = (Some(undefined), Some(undefined));
+    }
+
+    /// Takes back what a service port said of an address that its Service has no more.
+    pub(super) fn release(&mut self, id: ServiceId, addr: IpAddr, changes: &mut Vec<Change>) {
+        if let Some(entry) = self.entries.get_mut(&addr) {
+            entry.found = None;
         }
+        self.say(id, addr, None, changes);
     }
 
     /// Takes back what a service port said and says no more, and lets the node have what is the node's: before frontends go, so that what is
-    /// meant for the node is never refused.
-    pub(super) fn release(&mut self, id: ServiceId, before: &Said, now: &Said, changes: &mut Vec<Change>) {
+    /// meant for the node is never refused. Takes in what else it says that it did not say before, to be written with [`ClusterIps::write`].
+    pub(super) fn renew(&mut self, id: ServiceId, before: &Said, now: &Said, changes: &mut Vec<Change>) {
         for addr in before.keys().filter(|addr| !now.contains_key(*addr)) {
             self.say(id, *addr, None, changes);
         }
-        self.say_all(id, before, now, |undefined| undefined == Undefined::LEAVE, changes);
+        for (addr, undefined) in now.iter().filter(|(addr, undefined)| before.get(*addr) != Some(*undefined)) {
+            if *undefined == Undefined::LEAVE {
+                self.say(id, *addr, Some(*undefined), changes);
+            } else {
+                self.entry(*addr).said.insert(id, *undefined);
+                self.claimed.insert(*addr);
+            }
+        }
     }
 
-    /// Takes in what a service port says that it did not say before: after its frontends are there, so that what they serve is never refused.
-    pub(super) fn claim(&mut self, id: ServiceId, before: &Said, now: &Said, changes: &mut Vec<Change>) {
-        self.say_all(id, before, now, |undefined| undefined != Undefined::LEAVE, changes);
+    /// Writes what was claimed: after the frontends are there, so that what they serve is never refused.
+    pub(super) fn write(&mut self, changes: &mut Vec<Change>) {
+        for addr in mem::take(&mut self.claimed) {
+            self.settle(addr, changes);
+        }
     }
 
     /// Leaves these addresses alone, as far as there is room, whatever service ports say of them.
@@ -93,19 +114,21 @@ impl ClusterIps {
         }
     }
 
-    fn say_all(&mut self, id: ServiceId, before: &Said, now: &Said, which: fn(Undefined) -> bool, changes: &mut Vec<Change>) {
-        for (addr, undefined) in now.iter().filter(|(addr, undefined)| which(**undefined) && before.get(*addr) != Some(*undefined)) {
-            self.say(id, *addr, Some(*undefined), changes);
-        }
-    }
-
     fn say(&mut self, id: ServiceId, addr: IpAddr, undefined: Option<Undefined>, changes: &mut Vec<Change>) {
-        let said = &mut self.entries.entry(addr).or_default().said;
-        match undefined {
-            Some(undefined) => _ = said.insert(id, undefined),
-            None => _ = said.remove(&id),
+        if let Some(undefined) = undefined {
+            self.entry(addr).said.insert(id, undefined);
+        } else if let Some(entry) = self.entries.get_mut(&addr) {
+            entry.said.remove(&id);
         }
         self.settle(addr, changes);
+    }
+
+    /// The entry of an address that there is room for.
+    fn entry(&mut self, addr: IpAddr) -> &mut Entry {
+        self.entries.entry(addr).or_insert_with(|| {
+            *self.used.of_mut(IpFamily::of(addr)) += 1;
+            Entry::default()
+        })
     }
 
     /// Brings an address to what is said of it.
@@ -113,14 +136,12 @@ impl ClusterIps {
         let Some(entry) = self.entries.get_mut(&addr) else { return };
         let undefined = entry.wanted();
         if entry.loaded != undefined {
-            let used = self.used.of_mut(IpFamily::of(addr));
-            *used += u32::from(entry.loaded.is_none());
-            *used -= u32::from(undefined.is_none());
             entry.loaded = undefined;
             changes.push(Change::ClusterIp { addr, undefined });
         }
         if undefined.is_none() {
             self.entries.remove(&addr);
+            *self.used.of_mut(IpFamily::of(addr)) -= 1;
         }
     }
 }

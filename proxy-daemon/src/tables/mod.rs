@@ -195,12 +195,37 @@ impl Tables {
     /// Brings one service port to its plan, or removes it when there is none: yields the changes, and takes them as done. They are to
     /// be applied before the next call; if they cannot, [`Tables::restore`] finds out what the maps hold instead.
     ///
+    /// Two calls belong to those of a Service's ports: [`Tables::release`] before, if the Service is gone, and [`Tables::write_claims`] afterwards.
+    ///
     /// `now` never goes back. On an error nothing has changed: what was loaded stays.
     pub fn set(&mut self, name: &ServicePortName, plan: Option<&ServicePlan>, now: Instant) -> Result<Vec<Change>, Error> {
         match plan {
             Some(plan) => self.bring(name, plan, now),
             None => Ok(self.drop_service(name, now)),
         }
+    }
+
+    /// Has the ClusterIPs of Services that are gone refuse nothing any more, whose service ports these are. To be called before the first of them is
+    /// removed: none is refused while there is another. The changes are taken as done, as those of [`Tables::set`] are.
+    pub fn release(&mut self, names: &[ServicePortName]) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for name in names {
+            let Some(service) = self.names.get(name).and_then(|id| self.services.get_mut(id)) else { continue };
+            // What was adopted has said nothing yet.
+            let said = std::mem::take(&mut service.cluster_ips).into_keys();
+            for addr in said.chain(service.served_cluster_ips()).collect::<BTreeSet<_>>() {
+                self.cluster_ips.release(service.id, addr, &mut changes);
+            }
+        }
+        changes
+    }
+
+    /// Has ClusterIPs refuse what is for no frontend, as service ports have said since the last time. To be called when all ports of their Services
+    /// are there: none is refused before its frontends come. The changes are taken as done, as those of [`Tables::set`] are.
+    pub fn write_claims(&mut self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        self.cluster_ips.write(&mut changes);
+        changes
     }
 
     /// Says where Services have their addresses from: packets to an address there that is no ClusterIP are dropped. So every ClusterIP is to be

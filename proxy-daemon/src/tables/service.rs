@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -67,6 +67,12 @@ impl Service {
     pub(super) fn new(id: ServiceId, name: ServicePortName) -> Self {
         let (frontends, sources, cluster_ips) = (BTreeMap::new(), BTreeSet::new(), Said::new());
         Self { id, name, backends: Vec::new(), sets: Vec::new(), frontends, sources, cluster_ips }
+    }
+
+    /// The ClusterIPs at which there are frontends.
+    pub(super) fn served_cluster_ips(&self) -> impl Iterator<Item = IpAddr> {
+        let frontends = self.frontends.iter().filter(|(_, frontend)| frontend.value.flags.kind() == RowFlags::CLUSTER_IP);
+        frontends.map(|(addr, _)| addr.addr)
     }
 
     /// This life of a backend, if it is one of ours.

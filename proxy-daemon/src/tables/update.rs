@@ -2,8 +2,9 @@
 //!
 //! The order of the changes makes every prefix valid: the name of the id; new lives; fresh slot ranges; clients that are let in; ClusterIPs that
 //! refuse no more; new frontends, each with a row that is complete; then one store for each word that differs; then the removal of frontends that
-//! are gone; then ClusterIPs that refuse what is for no frontend; then clients that are let in no longer, and new frontends that were not for
-//! them either; then the end of lives, which no published range names any more; then the name of an id that is gone.
+//! are gone; then clients that are let in no longer, and new frontends that were not for them either; then the end of lives, which no published
+//! range names any more; then the name of an id that is gone. ClusterIPs that refuse what is for no frontend come when the other ports of their
+//! Service are there, too: [`Tables::write_claims`].
 
 use std::{mem, net::SocketAddr, time::Instant};
 
@@ -40,10 +41,9 @@ impl Tables {
         self.renew_sets(&mut service, &wanted, fresh, now);
         let shut_out = self.sources.renew(service.id, &mut service.sources, &plan.sources, &mut changes);
         let said = mem::replace(&mut service.cluster_ips, plan.cluster_ips.clone());
-        self.cluster_ips.release(service.id, &said, &plan.cluster_ips, &mut changes);
+        self.cluster_ips.renew(service.id, &said, &plan.cluster_ips, &mut changes);
         self.insert_frontends(&mut service, plan, |frontend| !frontend.has_source_ranges, now, &mut changes);
         self.renew_frontends(&mut service, plan, now, &mut changes);
-        self.cluster_ips.claim(service.id, &said, &plan.cluster_ips, &mut changes);
         changes.extend(plan.cluster_ips.keys().filter_map(|addr| self.networks.cover(*addr)));
         self.sources.remove(service.id, &shut_out, &mut changes);
         self.insert_frontends(&mut service, plan, |frontend| frontend.has_source_ranges, now, &mut changes);
@@ -57,7 +57,7 @@ impl Tables {
         let mut changes = Vec::new();
         let Some(id) = self.names.remove(name) else { return changes };
         let Some(service) = self.services.remove(&id) else { return changes };
-        self.cluster_ips.release(id, &service.cluster_ips, &Said::new(), &mut changes);
+        self.cluster_ips.renew(id, &service.cluster_ips, &Said::new(), &mut changes);
         self.remove_frontends(service.frontends, now, &mut changes);
         self.sources.remove(id, &service.sources, &mut changes);
         self.end_lives(service.backends.into_iter().map(|(_, reference)| reference), now, &mut changes);

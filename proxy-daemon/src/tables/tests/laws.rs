@@ -201,6 +201,7 @@ fn play(tables: &mut Tables, kernel: &mut Kernel, steps: &[Step], now: &mut Inst
                 apply(kernel, &changes, *now);
                 wish.set(&name, plan.as_ref());
                 assert_eq!(tables.clone().set(&name, plan.as_ref(), *now), Ok(Vec::new()), "the same plan again");
+                apply(kernel, &tables.write_claims(), *now);
             }
             Err(_) => assert_eq!(tables.dump(), before),
         }
@@ -219,6 +220,9 @@ fn bring_all(tables: &mut Tables, kernel: &mut Kernel, wish: &Wish, now: Instant
         apply(kernel, &changes, now);
         all.extend(changes);
     }
+    let changes = tables.write_claims();
+    apply(kernel, &changes, now);
+    all.extend(changes);
     all
 }
 
@@ -245,13 +249,15 @@ proptest! {
         let mut now = Instant::now();
         let (mut tables, mut kernel) = (Tables::new(TIGHT), Kernel::default());
         play(&mut tables, &mut kernel, &steps, &mut now);
-        for service in SERVICES {
-            let changes = tables.set(&name(service), None, now).unwrap();
+        let gone = SERVICES.map(name);
+        apply(&mut kernel, &tables.release(&gone), now);
+        prop_assert!(kernel.cluster_ips.is_empty());
+        for name in &gone {
+            let changes = tables.set(name, None, now).unwrap();
             apply(&mut kernel, &changes, now);
         }
         assert_mirrors(&tables, &kernel);
         prop_assert!(kernel.frontends.is_empty() && kernel.services.is_empty() && kernel.live.is_empty() && kernel.sources.is_empty());
-        prop_assert!(kernel.cluster_ips.is_empty());
         now = after(now, 2_000);
         let last = plan(&FRONTENDS[..3], 0..6);
         apply(&mut kernel, &tables.set(&name("last"), Some(&last), now).unwrap(), now);

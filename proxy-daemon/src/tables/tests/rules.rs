@@ -24,9 +24,12 @@ impl Pair {
 
     fn set(&mut self, service: &str, plan: Option<&ServicePlan>) -> Result<Vec<Change>, Error> {
         let before = self.tables.dump();
-        let result = self.tables.set(&name(service), plan, self.now);
-        match &result {
-            Ok(changes) => self.apply(changes),
+        let mut result = self.tables.set(&name(service), plan, self.now);
+        match &mut result {
+            Ok(changes) => {
+                changes.extend(self.tables.write_claims());
+                self.apply(changes);
+            }
             Err(_) => assert_eq!(self.tables.dump(), before, "a failure changed the mirror"),
         }
         assert_mirrors(&self.tables, &self.kernel);
@@ -276,7 +279,7 @@ fn at_cluster_ip(frontend: &str, undefined: Undefined) -> ServicePlan {
 fn what_a_cluster_ip_does_not_serve_is_refused_as_long_as_it_serves_anything() {
     let mut pair = Pair::new(ROOMY);
     let (one, two) = (at_cluster_ip(A, Undefined::REFUSE), at_cluster_ip("10.96.0.1:443", Undefined::REFUSE));
-    assert_eq!(kinds(&pair.set("one", Some(&one)).unwrap()), ["name", "begin", "fill", "row", "insert", "refuse", "networks"]);
+    assert_eq!(kinds(&pair.set("one", Some(&one)).unwrap()), ["name", "begin", "fill", "row", "insert", "networks", "refuse"]);
     assert_eq!(kinds(&pair.set("two", Some(&two)).unwrap()), ["name", "begin", "fill", "row", "insert"]);
     assert_eq!(kinds(&pair.set("one", None).unwrap()), ["remove", "end", "unname"]);
     assert_eq!(kinds(&pair.set("two", None).unwrap()), ["forget", "remove", "end", "unname"]);
