@@ -1,9 +1,14 @@
 //! What the programs and the command line know of the node itself.
 
+use core::net::{IpAddr, Ipv6Addr};
+
 use crate::{Family, Port, V4, V6, layout::pod};
 
 /// Up to 63 bytes of text, filled up with zeros.
 pub type Text64 = [u8; 64];
+
+/// How many of the Node object's addresses are noted: one of each family is usual.
+pub const MAX_INTERNAL_IPS: usize = 4;
 
 /// The only row of `NODE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,9 +27,33 @@ pub struct NodeRow {
     pub hz: u32,
     /// The node's name.
     pub name: Text64,
+    /// The addresses of the Node object as they were known last, those of IPv4 mapped to IPv6, filled up with zeros: see
+    /// [`NodeRow::internal_ips`].
+    pub internal_ips: [[u8; 16]; MAX_INTERNAL_IPS],
 }
 
-pod!(NodeRow: 88 { seed, layout_version, synced, pid, hz, name });
+impl NodeRow {
+    /// The addresses of the Node object that were known last, in its order. A daemon that has not heard of its Node yet goes by them.
+    pub fn internal_ips(&self) -> impl Iterator<Item = IpAddr> {
+        let noted = self.internal_ips.iter().map(|bytes| Ipv6Addr::from(*bytes));
+        noted.take_while(|ip| !ip.is_unspecified()).map(|ip| IpAddr::V6(ip).to_canonical())
+    }
+
+    /// The same with these addresses, as many of them as have room.
+    #[must_use]
+    pub fn with_internal_ips(self, ips: impl IntoIterator<Item = IpAddr>) -> Self {
+        let mut internal_ips = [[0; 16]; MAX_INTERNAL_IPS];
+        for (noted, ip) in internal_ips.iter_mut().zip(ips) {
+            *noted = match ip {
+                IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+                IpAddr::V6(ip) => ip.octets(),
+            };
+        }
+        Self { internal_ips, ..self }
+    }
+}
+
+pod!(NodeRow: 152 { seed, layout_version, synced, pid, hz, name, internal_ips });
 
 /// A value of `SNAT_V4` and `SNAT_V6`: what the node uses as source where it has to stand in for the client.
 ///
@@ -41,8 +70,7 @@ pub struct SnatSource<F: Family> {
     pub last_port: Port,
     /// The largest packet that the device takes, network header included; zero where it is not known.
     pub mtu: u16,
-    /// One where packets leave the device without an Ethernet header, zero where they have one. Rows of layout version 3 that are older have an
-    /// MTU of 32 bits instead, of which this is the upper half, always zero: they read as Ethernet's until the daemon writes them again.
+    /// One where packets leave the device without an Ethernet header, zero where they have one.
     pub bare: u16,
 }
 
@@ -55,3 +83,20 @@ pub const PORT_STEP: u32 = 7919;
 
 pod!(SnatSource<V4>: 12 { addr, first_port, last_port, mtu, bare });
 pod!(SnatSource<V6>: 24 { addr, first_port, last_port, mtu, bare });
+
+#[cfg(test)]
+mod tests {
+    use bytemuck::Zeroable as _;
+
+    use super::*;
+
+    #[test]
+    fn addresses_of_the_node_are_noted_as_they_are() {
+        let ips: [IpAddr; 5] = ["192.0.2.1", "2001:db8::1", "0.0.0.1", "::1", "192.0.2.9"].map(|ip| ip.parse().unwrap());
+        assert_eq!(NodeRow::zeroed().internal_ips().count(), 0);
+        for count in 0..=ips.len() {
+            let row = NodeRow::zeroed().with_internal_ips(ips).with_internal_ips(ips[..count].iter().copied());
+            assert!(row.internal_ips().eq(ips.iter().copied().take(count.min(MAX_INTERNAL_IPS))), "{count}");
+        }
+    }
+}

@@ -89,7 +89,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub cluster_cidr: Vec<String>,
 
-    /// The cgroup whose processes are served [default: the root]
+    /// The cgroup whose processes are served [default: the root]; not used yet: processes of the node are not served
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
 

@@ -23,7 +23,8 @@ pub struct Error {
 /// Starts logging, once a process.
 pub fn init(args: &LogArgs) -> Result<(), Error> {
     let filter = filter(args)?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
+    // Where standard error is gone there is nobody to tell that it is, and saying so there would panic.
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).log_internal_errors(false).init();
     Ok(())
 }
 

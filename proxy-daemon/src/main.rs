@@ -1,6 +1,9 @@
 //! `shunt`: reads the command line, does what it says, and tells the shell how it went: 0 done, 1 failed, 2 wrong usage.
 
-use std::process::ExitCode;
+use std::{
+    panic,
+    process::{self, ExitCode},
+};
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
@@ -52,8 +55,18 @@ fn dispatch(args: Args) -> Result<()> {
 }
 
 fn daemon(config: Config) -> Result<()> {
+    end_at_any_panic();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(run::run(config))
+}
+
+/// Whichever thread or task panics: what it did nobody else does, and a daemon that is started again finds everything as it was.
+fn end_at_any_panic() {
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        process::abort();
+    }));
 }
 
 #[expect(clippy::print_stdout, reason = "this is the data that was asked for")]

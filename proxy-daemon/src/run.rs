@@ -40,9 +40,19 @@ const WALK_EVERY: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until it is told to end. Traffic goes on afterwards.
 pub async fn run(config: Config) -> Result<()> {
+    // Before anything else: the first process of a container meets no signal that it does not listen to.
+    let shutdown = shutdown()?;
+    tokio::select! {
+        result = serve(config) => result,
+        () = shutdown => Ok(()),
+    }
+}
+
+/// Serves the node for ever.
+async fn serve(config: Config) -> Result<()> {
     let pins = Pins::new(config.bpffs.clone());
     datapath::prepare(&pins)?;
-    let _claim = datapath::claim(&pins)?;
+    let _claim = datapath::claim(&pins).await?;
     if config.node_port_addresses.name_loopback() {
         tracing::warn!("node ports are not served at loopback addresses yet, though --nodeport-addresses names some");
     }
@@ -57,7 +67,7 @@ pub async fn run(config: Config) -> Result<()> {
     };
     let mut loaded = datapath::load(&pins, options)?;
     let kernel = KernelMaps::open(&pins)?;
-    let (node_ips, node_ips_seen) = watch::channel(Vec::new());
+    let (node_ips, node_ips_seen) = watch::channel(internal_ips_before(&kernel.node()?, &config.node_name));
     let network = net::follow(config.rules(), node_ips_seen).await.context("following the node's network")?;
     spawn_walker(&pins)?;
     loaded.print_log()?;
@@ -81,7 +91,6 @@ pub async fn run(config: Config) -> Result<()> {
         result = control.run() => result,
         error = devices.ended() => Err(error),
         never = admin::serve(&config.socket, async |request| answer(&mut exchanger, request).await) => match never {},
-        result = shutdown() => result,
     }
 }
 
@@ -98,16 +107,31 @@ async fn answer(exchanger: &mut Exchanger, request: admin::Request) -> Result<St
     Ok(done.to_owned())
 }
 
-/// Returns when the process is asked to end.
-async fn shutdown() -> Result<()> {
+/// Returns when the process is asked to end, from now on.
+fn shutdown() -> Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate()).context("listening to SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening to SIGINT")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("ending: programs and tables stay, traffic goes on");
+    })
+}
+
+/// The addresses that this Node had when a daemon knew it last. Which devices are served by what follows from them, also before the API server
+/// answers.
+fn internal_ips_before(row: &NodeRow, node_name: &str) -> Vec<IpAddr> {
+    if row.name == text64(node_name) { row.internal_ips().collect() } else { Vec::new() }
+}
+
+fn text64(text: &str) -> Text64 {
+    let mut bytes: Text64 = [0; 64];
+    for (to, from) in bytes.iter_mut().zip(text.bytes()) {
+        *to = from;
     }
-    tracing::info!("ending: programs and tables stay, traffic goes on");
-    Ok(())
+    bytes
 }
 
 /// The task that owns the control path.
@@ -149,7 +173,7 @@ impl Control {
                 _ = sweeps.tick() => self.sweep(),
                 () = retry.due() => self.reconciler.retry(),
             }
-            self.tell_node_ips();
+            self.tell_node_ips()?;
             let round = self.round();
             retry.note(round.retry, time::Instant::now());
             // What the kernel does not take at the second try either keeps nobody waiting: it has been warned of.
@@ -184,18 +208,21 @@ impl Control {
         }
     }
 
-    /// Tells the network which addresses the Node object has. What stands in for them where there is none comes from the network itself and
-    /// proves nothing about its devices.
-    fn tell_node_ips(&self) {
-        let node_ips = self.reconciler.node_object_ips();
-        self.node_ips.send_if_modified(|known| {
-            let differs = known != node_ips;
-            if differs {
-                known.clear();
-                known.extend_from_slice(node_ips);
-            }
+    /// Tells the network which addresses the Node object has, and notes them for the next run. What stands in for them where there is none comes
+    /// from the network itself and proves nothing about its devices.
+    fn tell_node_ips(&mut self) -> Result<()> {
+        let Some(node_ips) = self.reconciler.node_object_ips().map(<[IpAddr]>::to_vec) else { return Ok(()) };
+        let differs = self.node_ips.send_if_modified(|known| {
+            let differs = *known != node_ips;
+            known.clone_from(&node_ips);
             differs
         });
+        if differs {
+            let maps = self.reconciler.maps_mut();
+            let row = maps.node()?.with_internal_ips(node_ips);
+            maps.set_node(row)?;
+        }
+        Ok(())
     }
 
     /// Hands the machine's addresses to the planner and to the programs.
@@ -215,11 +242,7 @@ impl Control {
     fn note_node(&mut self, synced: bool) -> Result<()> {
         let maps = self.reconciler.maps_mut();
         let before = maps.node()?;
-        let mut name: Text64 = [0; 64];
-        for (to, from) in name.iter_mut().zip(self.node_name.bytes()) {
-            *to = from;
-        }
-        maps.set_node(NodeRow { name, synced: u32::from(synced), ..before })?;
+        maps.set_node(NodeRow { name: text64(&self.node_name), synced: u32::from(synced), ..before })?;
         Ok(())
     }
 }

@@ -91,6 +91,7 @@ mod tests {
         scene.the_client_reaches_backends(&mut cases);
         scene.without_endpoints(&mut cases);
         cases.run("the API server at its ClusterIP", || scene.api_server_as_a_service());
+        cases.run("a server that is gone without a word is noticed", || scene.connections_are_kept_alive());
         cases.run("an endpoint change is in effect at once", || scene.endpoints_change(&control_plane));
         cases.run("the type of a Service changes", || scene.type_changes(&control_plane));
         cases.run("a Service is another proxy's for a while", || scene.proxy_name_changes(&control_plane));
@@ -188,6 +189,15 @@ mod tests {
                 cases.run(format!("{to} without endpoints, UDP"), || refused(&self.a.ask_connected(to).map(drop)));
                 cases.run(format!("{node_port} without endpoints"), || refused(&self.bed.client().connect(node_port).map(drop)));
             }
+        }
+
+        /// The kernel asks the server whether it is there, for nothing comes on a watch for long.
+        fn connections_are_kept_alive(&self) -> Result<()> {
+            wait::until("a timer of the daemon's connections", LIMIT, || {
+                let connections = self.daemons[0].node().netns().exec("ss -tnoH state established")?;
+                ensure!(connections.contains("timer:(keepalive"), "{connections}");
+                Ok(())
+            })
         }
 
         /// The only Service that the control plane makes by itself; its endpoint is no pod.

@@ -7,7 +7,7 @@ mod tests {
     use anyhow::{Context as _, Result, ensure};
     use proxy_common::maps;
     use proxy_daemon::maps::{Direction, Pins};
-    use serde_json::Value;
+    use serde_json::{Value, json};
     use shunt_tests::{
         Cases, Cni, Daemon, Host as _, Node, Testbed, addr, gate,
         objects::{Endpoint, Service},
@@ -103,6 +103,32 @@ mod tests {
         let said = daemon.log().matches("other versions of shunt").count();
         ensure!(said == 1, "said {said} times:\n{}", daemon.log());
         Ok(())
+    }
+
+    /// A device that is the node's by the Node object alone is served before that is heard of again: the API server may be away.
+    #[test]
+    fn a_device_of_the_nodes_address_keeps_its_programs_while_the_daemon_starts() {
+        if gate::skip(gate::DAEMON) {
+            return;
+        }
+        let bed = Testbed::builder().style(Cni::Bridge).nodes(1).build().unwrap();
+        let node = bed.node(0);
+        node.netns().ip("link add inner type bridge\naddr add 198.51.100.9/24 dev inner\nlink set inner up\n").unwrap();
+        let object = json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name()},
+            "status": {"addresses": [{"type": "InternalIP", "address": "198.51.100.9"}]},
+        });
+        bed.manifests().write("node", &[object]).unwrap();
+        let mut daemon = Daemon::on(node, &bed).start().unwrap();
+        let attached = |log: &str| log.find("attached iface=\"inner\"");
+        wait::until("the device's programs", SOON, || attached(&daemon.log()).context("it is not served")).unwrap();
+        daemon.terminate().unwrap();
+        let before = daemon.log().len();
+        daemon.restart().unwrap();
+        let log = daemon.log().split_off(before);
+        let started = log.find("started bpffs=").expect("the daemon says when it has started");
+        assert!(attached(&log).is_some_and(|at| at < started), "{log}");
+        assert!(!log.contains("detached iface=\"inner\""), "{log}");
     }
 
     /// What a run leaves that was killed between one map and the next.

@@ -2,7 +2,7 @@
 //!
 //! What decides who is served by whom (`proxy-daemon/src/plan`) is mutated by cargo-mutants. The packet path is built for another machine, where that
 //! tool finds no tests, so its mutants are a list of our own: each is a rule that somebody could get wrong. All of it is done in a copy of what is
-//! committed, in target/mutants. A mutant that no test catches needs a test, or a reason: in `.cargo/mutants.toml`, or here.
+//! committed, in target/mutants. A mutant that no test catches needs a test, or a reason that stands beside it.
 
 use std::{
     fs,

@@ -3,9 +3,9 @@
 use std::{
     convert::Infallible,
     fs::{self, DirBuilder, Permissions},
-    future, io,
+    future,
     os::unix::{
-        fs::{DirBuilderExt as _, PermissionsExt as _},
+        fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _},
         net::UnixStream as Probe,
     },
     path::{Path, PathBuf},
@@ -79,7 +79,10 @@ impl Listener {
         }
         match Probe::connect(path) {
             Ok(_) => bail!("another daemon listens at {} (--socket names another place)", path.display()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).with_context(binding)?,
+            // Nobody listens, or it is no socket at all, which is not to be removed.
+            Err(_) if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) => {
+                fs::remove_file(path).with_context(binding)?;
+            }
             Err(_) => {}
         }
         let socket = UnixListener::bind(path).with_context(binding)?;
@@ -169,5 +172,17 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         drop(listener);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_no_socket_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "precious").unwrap();
+        let runtime = runtime();
+        let _context = runtime.enter();
+        let refusal = format!("{:#}", Listener::bind(&path).err().unwrap());
+        assert!(refusal.contains("Address already in use"), "{refusal}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
 }

@@ -223,6 +223,7 @@ impl Fields for NodeRow {
             "pid": self.pid,
             "hz": self.hz,
             "name": text(&self.name),
+            "internal_ips": self.internal_ips().collect::<Vec<_>>(),
         })
     }
 }

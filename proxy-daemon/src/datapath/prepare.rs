@@ -46,7 +46,7 @@ pub fn prepare(pins: &Pins) -> Result<(), PrepareError> {
     let (major, minor) = OLDEST_KERNEL;
     let kernel = KernelVersion::current().ok();
     if kernel.is_some_and(|kernel| kernel < KernelVersion::new(major, minor, 0)) {
-        return Err(PrepareError::OldKernel { found: kernel.map(|kernel| format!("{kernel:?}")).unwrap_or_default() });
+        return Err(PrepareError::OldKernel { found: kernel.map(|kernel| kernel.to_string()).unwrap_or_default() });
     }
     lift_memory_limit();
     may_use_bpf()?;

@@ -20,18 +20,24 @@ where
     entries.collect::<Result<_, _>>().map_err(|source| Error::Read { map: name, source })
 }
 
-/// Writes what differs, since programs may miss an entry while it is written anew, and then removes what is not wanted.
+/// Writes what differs, since programs may miss an entry while it is written anew: first what is there, then what comes, for which there is room
+/// when what is not wanted has gone.
 pub(super) fn set<F: Family>(map: &mut SnatMap<F>, name: &'static str, wanted: &BTreeMap<u32, SnatSource<F>>) -> Result<(), Error>
 where
     SnatSource<F>: Pod,
 {
     let found = entries(map, name)?;
     let failed = |source| Error::Write { map: name, source };
-    for (ifindex, source) in wanted.iter().filter(|(ifindex, source)| found.get(*ifindex) != Some(*source)) {
+    let differing = wanted.iter().filter(|(ifindex, source)| found.get(*ifindex) != Some(*source));
+    let (there, coming): (Vec<_>, Vec<_>) = differing.partition(|(ifindex, _)| found.contains_key(*ifindex));
+    for (ifindex, source) in there {
         map.insert(*ifindex, Row(*source), 0).map_err(failed)?;
     }
     for ifindex in found.keys().filter(|ifindex| !wanted.contains_key(*ifindex)) {
         map.remove(ifindex).map_err(failed)?;
+    }
+    for (ifindex, source) in coming {
+        map.insert(*ifindex, Row(*source), 0).map_err(failed)?;
     }
     Ok(())
 }

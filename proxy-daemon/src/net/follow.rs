@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, net::IpAddr, thread, time::Duration};
 use tokio::{
     runtime,
     sync::{mpsc, oneshot, watch},
-    time::{self, MissedTickBehavior},
+    time::{self, Instant, MissedTickBehavior},
 };
 
 use super::{
@@ -77,6 +77,7 @@ impl Follower {
     async fn run(mut self) {
         let mut wait = RETRY_FIRST;
         loop {
+            let since = Instant::now();
             let error = match self.session().await {
                 Ok(Finished) => return,
                 Err(error) => error,
@@ -87,6 +88,9 @@ impl Follower {
                 return;
             }
             tracing::warn!(error = &error as &dyn std::error::Error, "cannot follow the network, trying again");
+            if since.elapsed() > RETRY_MOST {
+                wait = RETRY_FIRST;
+            }
             tokio::select! {
                 () = time::sleep(wait) => wait = (wait * 2).min(RETRY_MOST),
                 () = self.events.closed() => return,
@@ -99,16 +103,13 @@ impl Follower {
         let mut listener = Listener::open(socket::RECEIVE_BUFFER)?;
         let asker = Asker::open()?;
         let mut full_list = time::interval(FULL_LIST_EVERY);
+        full_list.reset();
         full_list.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Kept apart from the receiver in `self`, which is read while this one waits.
         let mut node_ips = self.node_ips.clone();
+        // Before anything is told: from messages alone nobody knows what else is there.
+        let mut lost = true;
         loop {
-            let lost = tokio::select! {
-                () = self.events.closed() => return Ok(Finished),
-                changes = listener.changes() => self.apply(changes?),
-                Ok(()) = node_ips.changed() => false,
-                _ = full_list.tick() => true,
-            };
             if lost {
                 let mut fresh = asker.list(&self.rules).await?;
                 add_overlooked(&mut fresh, &self.table, &asker).await?;
@@ -117,6 +118,12 @@ impl Follower {
             }
             self.ask_about_pairs(&asker).await?;
             self.publish();
+            lost = tokio::select! {
+                () = self.events.closed() => return Ok(Finished),
+                changes = listener.changes() => self.apply(changes?),
+                Ok(()) = node_ips.changed() => false,
+                _ = full_list.tick() => true,
+            };
         }
     }
 

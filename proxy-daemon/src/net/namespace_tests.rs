@@ -126,6 +126,33 @@ fn a_pair_is_a_pods_once_its_peer_has_moved() {
     });
 }
 
+/// Or a restart would take programs off devices that are not known yet.
+#[test]
+fn all_that_is_there_is_told_at_the_start_however_much_happens_meanwhile() {
+    in_namespace("all_that_is_there_is_told_at_the_start_however_much_happens_meanwhile", async || {
+        let elsewhere = Elsewhere::new();
+        ip("link add host type veth peer name pod");
+        ip(&format!("link set pod netns {}", elsewhere.path));
+        let dir = tempfile::tempdir().expect("a directory");
+        let batch = dir.path().join("routes");
+        std::fs::write(&batch, "route add 192.0.2.1 dev lo\nroute del 192.0.2.1 dev lo\n".repeat(500)).expect("writing");
+        let (stop, stopped) = std_mpsc::channel::<()>();
+        let others = thread::spawn(move || {
+            while stopped.try_recv() == Err(std_mpsc::TryRecvError::Empty) {
+                ip(&format!("-batch {}", batch.display()));
+            }
+        });
+        for _ in 0..50 {
+            let (_internal_ips, receiver) = watch::channel(Vec::new());
+            let mut network = follow(rules(), receiver).await.expect("follow");
+            let event = network.devices.recv().await.expect("followed");
+            assert_eq!(text(&event), "attach workload host");
+        }
+        drop(stop);
+        others.join().expect("routes");
+    });
+}
+
 #[test]
 fn a_pair_made_from_the_pods_side_is_attached_before_it_is_up() {
     in_namespace("a_pair_made_from_the_pods_side_is_attached_before_it_is_up", async || {

@@ -93,9 +93,10 @@ impl<M: Maps> Reconciler<M> {
         self.refresh_facts();
     }
 
-    /// The addresses that the Node object has, if there is one.
-    pub fn node_object_ips(&self) -> &[IpAddr] {
-        self.model.node().map_or(&[], |node| &node.node_ips)
+    /// The addresses that the Node object has, none where there is no such object; nothing as long as that is not known.
+    pub fn node_object_ips(&self) -> Option<&[IpAddr]> {
+        let node = self.model.node().map(|node| &node.node_ips[..]);
+        node.or_else(|| self.is_synced().then_some(&[]))
     }
 
     /// Whether a complete state of the cluster has been written.

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Service;
 use kube::{Api, Client, api::ListParams};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tracing::{debug, info, warn};
 
@@ -19,17 +19,21 @@ use super::backoff::Backoff;
 /// The first and the longest time between two looks for a server that is away.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
 
+/// How long a look may take: a server may accept a question and never answer, for its machine goes down or its store does not answer it.
+const LOOK_FOR: Duration = Duration::from_secs(5);
+
 /// Shared by all watches of one server.
 pub(super) struct Connection {
     client: Client,
     is_lost: watch::Sender<bool>,
+    look_for: Duration,
 }
 
 // === impl Connection ===
 
 impl Connection {
     pub(super) fn new(client: Client) -> Self {
-        Self { client, is_lost: watch::Sender::new(false) }
+        Self { client, is_lost: watch::Sender::new(false), look_for: LOOK_FOR }
     }
 
     /// Notes that the server did not answer. The first to notice says so and looks for it.
@@ -64,16 +68,25 @@ impl Connection {
     /// Asks for what the watches need: a server that has just started answers simpler questions earlier.
     async fn is_there(&self) -> bool {
         let services = Api::<Service>::all(self.client.clone());
-        let Err(error) = services.list_metadata(&ListParams::default().limit(1)).await else { return true };
+        let one = ListParams::default().limit(1);
+        let Ok(answer) = timeout(self.look_for, services.list_metadata(&one)).await else {
+            debug!(after = ?self.look_for, "looked for the API server: no answer");
+            return false;
+        };
+        let Err(error) = answer else { return true };
         debug!(error = chain(&error), "looked for the API server");
         // It may refuse, but then it is there.
         !is_away(&error)
     }
 }
 
-/// Whether an error means that the server cannot answer at present, rather than that it does not want to.
+/// Whether an error means that the server cannot answer at present, rather than that it does not want to, or that its answer cannot be read.
 pub(super) fn is_away(error: &kube::Error) -> bool {
-    if let kube::Error::Api(status) = error { status.code >= 500 || status.code == 429 } else { true }
+    if let kube::Error::Api(status) = error {
+        status.code >= 500 || status.code == 429
+    } else {
+        !matches!(error, kube::Error::SerdeError(_))
+    }
 }
 
 /// An error with its causes, each once: the client's own texts have some of them, but not all.
@@ -88,4 +101,37 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::Config;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::source::kube::client;
+
+    /// The connection is there, and the question was taken.
+    #[tokio::test]
+    async fn a_server_that_never_answers_a_look_is_looked_for_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let client = client(Config::new(url.parse().unwrap())).unwrap();
+        let connection = Arc::new(Connection { look_for: Duration::from_millis(200), ..Connection::new(client) });
+        let server = async {
+            let (mut silent, _) = listener.accept().await.unwrap();
+            assert!(silent.read(&mut [0; 1024]).await.unwrap() > 0);
+            let (mut second, _) = listener.accept().await.unwrap();
+            let list = r#"{"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {}, "items": []}"#;
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", list.len());
+            second.write_all((head + list).as_bytes()).await.unwrap();
+            silent
+        };
+        connection.lost(&kube::Error::LinesCodecMaxLineLengthExceeded);
+        let watches = async { connection.returned().await };
+        let (_silent, ()) = timeout(Duration::from_mins(1), async { tokio::join!(server, watches) }).await.unwrap();
+    }
 }

@@ -6,10 +6,16 @@
 mod backoff;
 mod connection;
 mod tls;
+mod unconditional;
 mod watch;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use hyper_timeout::TimeoutConnector;
+use hyper_util::{
+    client::legacy::{self, connect::HttpConnector},
+    rt::TokioExecutor,
+};
 use k8s_openapi::api::{
     core::v1::{Node, Service},
     discovery::v1::EndpointSlice,
@@ -17,13 +23,16 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client, Config,
+    client::ConfigExt as _,
     config::{KubeConfigOptions, Kubeconfig},
     runtime::watcher,
 };
 use tokio::sync::mpsc;
+use tower::{BoxError, ServiceBuilder};
 
 use self::{
     connection::{Connection, chain},
+    unconditional::Unconditional,
     watch::Watch,
 };
 use super::Error;
@@ -31,6 +40,12 @@ use crate::model::{Change, convert};
 
 /// A server that does not accept a connection in this time is away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection on which nothing comes is asked after this time, and then as often as this, whether its other end is still there: a machine that
+/// lost its power says no goodbye. It is given up after as long as with client-go, of which kube-proxy is made (45 seconds).
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(5), 3);
+/// The same for one on which something was sent that nobody acknowledges.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(45);
 
 /// Headless Services are not even sent to us.
 const SERVICE_FIELDS: &str = "spec.clusterIP!=None";
@@ -45,7 +60,7 @@ pub(super) async fn start(kubeconfig: Option<&Path>, node_name: &str, changes: &
     let connection = Arc::new(Connection::new(client.clone()));
     let services = Watch {
         kind: "Service",
-        api: Api::<Service>::all(client.clone()),
+        api: Api::<Unconditional<Service>>::all(client.clone()),
         config: watcher::Config::default().fields(SERVICE_FIELDS),
         convert: convert::service,
         change: Change::Service,
@@ -54,7 +69,7 @@ pub(super) async fn start(kubeconfig: Option<&Path>, node_name: &str, changes: &
     };
     let slices = Watch {
         kind: "EndpointSlice",
-        api: Api::<EndpointSlice>::all(client.clone()),
+        api: Api::<Unconditional<EndpointSlice>>::all(client.clone()),
         config: watcher::Config::default().labels(SLICE_LABELS),
         convert: convert::endpoint_slice,
         change: Change::Slice,
@@ -63,7 +78,7 @@ pub(super) async fn start(kubeconfig: Option<&Path>, node_name: &str, changes: &
     };
     let node = Watch {
         kind: "Node",
-        api: Api::<Node>::all(client.clone()),
+        api: Api::<Unconditional<Node>>::all(client.clone()),
         config: watcher::Config::default().fields(&format!("metadata.name={node_name}")),
         convert: convert::node,
         change: Change::Node,
@@ -72,7 +87,7 @@ pub(super) async fn start(kubeconfig: Option<&Path>, node_name: &str, changes: &
     };
     let service_cidrs = Watch {
         kind: "ServiceCIDR",
-        api: Api::<ServiceCIDR>::all(client),
+        api: Api::<Unconditional<ServiceCIDR>>::all(client),
         config: watcher::Config::default(),
         convert: convert::service_cidr,
         change: Change::ServiceCidr,
@@ -86,8 +101,6 @@ pub(super) async fn start(kubeconfig: Option<&Path>, node_name: &str, changes: &
     Ok(())
 }
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
 async fn from_file(file: &Path) -> Result<Client, BoxError> {
     let kubeconfig = Kubeconfig::read_from(file).map_err(|error| chain(&error))?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
@@ -98,11 +111,36 @@ fn from_pod() -> Result<Client, BoxError> {
     client(Config::incluster().map_err(|error| chain(&error))?)
 }
 
-fn client(mut config: Config) -> Result<Client, BoxError> {
+/// A client as kube makes one by itself, but that its connections notice when the server is gone, and that it tries nothing again without a word,
+/// which it does for minutes: the watches do, and know when the server is back.
+fn client(config: Config) -> Result<Client, BoxError> {
     tls::leave_certificates_to_the_server();
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
-    let server = config.cluster_url.clone();
-    let client = Client::try_from(config).map_err(|error| chain(&error))?;
-    tracing::info!(%server, "watching the API server");
-    Ok(client)
+    if let Some(proxy) = &config.proxy_url {
+        return Err(
+            format!("it names a proxy, {proxy}, and shunt reaches API servers only directly: unset proxy-url or HTTPS_PROXY").into()
+        );
+    }
+    let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(tcp()).map_err(|error| chain(&error))?);
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer().map_err(|error| chain(&error))?)
+        .layer(config.extra_headers_layer().map_err(|error| chain(&error))?)
+        .map_err(BoxError::from)
+        .service(legacy::Client::builder(TokioExecutor::new()).build(connector));
+    tracing::info!(server = %config.cluster_url, "watching the API server");
+    Ok(Client::new(service, config.default_namespace))
+}
+
+/// What makes connections to a server, and notices that it is gone.
+fn tcp() -> HttpConnector {
+    let (idle, interval, probes) = KEEPALIVE;
+    let mut tcp = HttpConnector::new();
+    // TLS is a layer above.
+    tcp.enforce_http(false);
+    tcp.set_keepalive(Some(idle));
+    tcp.set_keepalive_interval(Some(interval));
+    tcp.set_keepalive_retries(Some(probes));
+    tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    tcp
 }

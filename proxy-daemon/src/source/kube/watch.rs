@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use super::{
     backoff::Backoff,
     connection::{Connection, chain, is_away},
+    unconditional::Unconditional,
 };
 use crate::{
     model::{Change, Event, convert::Converted},
@@ -35,7 +36,7 @@ const ASK_FOR_KIND: Duration = Duration::from_mins(10);
 /// What is watched, and what becomes of it.
 pub(super) struct Watch<K, T> {
     pub(super) kind: &'static str,
-    pub(super) api: Api<K>,
+    pub(super) api: Api<Unconditional<K>>,
     pub(super) config: watcher::Config,
     pub(super) convert: fn(&K) -> Converted<T>,
     pub(super) change: fn(Event<T>) -> Change,
@@ -137,14 +138,14 @@ where
     }
 
     /// Turns an event into a change, if it completes one.
-    fn accept(&mut self, event: watcher::Event<K>) -> Option<Change> {
+    fn accept(&mut self, event: watcher::Event<Unconditional<K>>) -> Option<Change> {
         let event = match event {
             watcher::Event::Init => {
                 self.problems.begin_list();
                 self.list.clear();
                 return None;
             }
-            watcher::Event::InitApply(object) => {
+            watcher::Event::InitApply(Unconditional(object)) => {
                 let converted = self.convert(&object);
                 self.list.extend(converted.object);
                 return None;
@@ -159,7 +160,7 @@ where
                 self.is_listed = true;
                 Event::Reset(list)
             }
-            watcher::Event::Apply(object) => {
+            watcher::Event::Apply(Unconditional(object)) => {
                 self.accepted();
                 let Converted { name, object, .. } = self.convert(&object);
                 match object {
@@ -171,7 +172,7 @@ where
                     None => Event::Deleted(name),
                 }
             }
-            watcher::Event::Delete(object) => {
+            watcher::Event::Delete(Unconditional(object)) => {
                 let name = (self.watch.convert)(&object).name;
                 self.problems.forget(&name);
                 Event::Deleted(name)
@@ -254,16 +255,30 @@ where
             | watcher::Error::NoResourceVersion => {}
         }
         self.refused = self.refused.saturating_add(1);
-        if self.refused == REFUSALS {
+        if self.refused != REFUSALS {
+            debug!(kind, error = text, times = self.refused, "the watch failed");
+        } else if is_forbidden(error) {
             warn!(
                 kind,
                 error = text,
                 "the API server refuses the watch; does the account have the rights of the role system:node-proxier?"
             );
         } else {
-            debug!(kind, error = text, times = self.refused, "the API server refuses the watch");
+            warn!(kind, error = text, "the watch fails again and again; what is known stays in use");
         }
     }
+}
+
+/// Whether it was a matter of rights.
+fn is_forbidden(error: &watcher::Error) -> bool {
+    let (watcher::Error::InitialListFailed(kube::Error::Api(status))
+    | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+    | watcher::Error::WatchFailed(kube::Error::Api(status))
+    | watcher::Error::WatchError(status)) = error
+    else {
+        return false;
+    };
+    matches!(status.code, 401 | 403)
 }
 
 /// Whether the server has no such kind.

@@ -179,10 +179,11 @@ impl Directory {
         for found in malformed.iter().filter(|found| told.is_none_or(|told| !told.contains(found))) {
             let Malformed { document, line, error } = found;
             let file = path.display();
+            let outcome = if told.is_some() { "what was in it stays in use" } else { "what is in it is not served until it can be read" };
             if *document == 0 {
-                warn!(%file, error, "cannot read a manifest; what was in it stays in use");
+                warn!(%file, error, "cannot read a manifest; {outcome}");
             } else {
-                warn!(%file, document, line, error, "cannot read a document; what was in it stays in use");
+                warn!(%file, document, line, error, "cannot read a document; {outcome}");
             }
         }
     }
