@@ -127,7 +127,7 @@ reasons! {
     /// An ICMP redirect of a flow.
     IcmpRedirect = "icmp_redirect", Drop, "an ICMP redirect about a packet of a known flow: who gets it does not know the address that it is about";
     /// A frame with another machine's hardware address.
-    OtherHost = "other_host", Pass, "a frame for another machine, which the device takes because somebody listens to everything on it";
+    OtherHost = "other_host", Pass, "a frame for another machine, which the device takes because somebody listens to everything on it, or for all or many machines";
     /// Of a flow that is no Service's.
     Foreign = "foreign", Pass, "a packet of a connection that left the node under a frontend's address and port, as a node's own or another program's translation (masquerading) may have it, or an answer to one";
 }

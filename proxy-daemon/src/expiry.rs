@@ -146,9 +146,10 @@ fn patience(protocol: Protocol, one: FlowState, other: Option<FlowState>) -> Dur
     match protocol {
         Protocol::Tcp if either(FlowState::RST) => TCP_RESET,
         Protocol::Tcp if both(FlowState::FIN) => TCP_CLOSED,
+        // Whatever else was seen of it: a lone FIN is answered by nobody, and would hold a port of the node's for an hour.
+        Protocol::Tcp if !both(FlowState::ESTABLISHED) => TCP_UNANSWERED,
         Protocol::Tcp if either(FlowState::FIN) => TCP_HALF_CLOSED,
-        Protocol::Tcp if both(FlowState::ESTABLISHED) => TCP_ESTABLISHED,
-        Protocol::Tcp => TCP_UNANSWERED,
+        Protocol::Tcp => TCP_ESTABLISHED,
         Protocol::Udp if answered => UDP_STREAM,
         Protocol::Udp => UDP_SHORT,
         Protocol::Sctp if either(FlowState::RST) => SCTP_CLOSED,
@@ -169,6 +170,7 @@ pub fn age<F: Family>(flow: &Flow<F>, now: u32, hz: u32) -> Duration {
 mod tests {
     use super::*;
 
+    const NEW: FlowState = FlowState::NEW;
     const REPLY: FlowState = FlowState::REPLY;
     const ESTABLISHED: FlowState = FlowState::ESTABLISHED;
     const FIN: FlowState = FlowState::FIN;
@@ -176,17 +178,19 @@ mod tests {
     #[test]
     fn patience_follows_what_both_directions_have_seen() {
         let cases = [
-            (Protocol::Tcp, FlowState::NEW, REPLY, TCP_UNANSWERED),
-            (Protocol::Tcp, FlowState::NEW, REPLY.with(ESTABLISHED), TCP_UNANSWERED),
+            (Protocol::Tcp, NEW, REPLY, TCP_UNANSWERED),
+            (Protocol::Tcp, NEW, REPLY.with(ESTABLISHED), TCP_UNANSWERED),
             (Protocol::Tcp, ESTABLISHED, REPLY, TCP_UNANSWERED),
+            (Protocol::Tcp, ESTABLISHED.with(FIN), REPLY, TCP_UNANSWERED),
+            (Protocol::Tcp, NEW, REPLY.with(ESTABLISHED).with(FIN), TCP_UNANSWERED),
             (Protocol::Tcp, ESTABLISHED, REPLY.with(ESTABLISHED), TCP_ESTABLISHED),
             (Protocol::Tcp, ESTABLISHED.with(FIN), REPLY.with(ESTABLISHED), TCP_HALF_CLOSED),
             (Protocol::Tcp, ESTABLISHED.with(FIN), REPLY.with(ESTABLISHED).with(FIN), TCP_CLOSED),
             (Protocol::Tcp, ESTABLISHED, REPLY.with(FlowState::RST), TCP_RESET),
             (Protocol::Udp, ESTABLISHED, REPLY, UDP_SHORT),
-            (Protocol::Udp, FlowState::NEW, REPLY.with(ESTABLISHED), UDP_STREAM),
-            (Protocol::Sctp, FlowState::NEW, REPLY, SCTP_OPENING),
-            (Protocol::Sctp, FlowState::NEW, REPLY.with(ESTABLISHED), SCTP_OPENING),
+            (Protocol::Udp, NEW, REPLY.with(ESTABLISHED), UDP_STREAM),
+            (Protocol::Sctp, NEW, REPLY, SCTP_OPENING),
+            (Protocol::Sctp, NEW, REPLY.with(ESTABLISHED), SCTP_OPENING),
             (Protocol::Sctp, ESTABLISHED, REPLY.with(ESTABLISHED), SCTP_ESTABLISHED),
             (Protocol::Sctp, ESTABLISHED.with(FIN), REPLY.with(ESTABLISHED), SCTP_CLOSING),
             (Protocol::Sctp, ESTABLISHED, REPLY.with(ESTABLISHED).with(FlowState::RST), SCTP_CLOSED),
@@ -196,7 +200,7 @@ mod tests {
             assert_eq!(patience(protocol, other, Some(one)), expected, "{protocol} {other:?} {one:?}");
             assert!(least_patience(protocol) <= expected);
         }
-        assert_eq!(patience(Protocol::Udp, FlowState::NEW, None), UDP_SHORT);
+        assert_eq!(patience(Protocol::Udp, NEW, None), UDP_SHORT);
     }
 
     #[test]

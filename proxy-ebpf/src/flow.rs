@@ -139,8 +139,9 @@ fn advance<F: Ip>(packet: &Packet<F>, state: FlowState, is_old: bool) -> FlowSta
         return state;
     }
     if flags.opens() {
-        // A connection attempt: nothing that was seen before counts.
-        return state.without(FlowState::ESTABLISHED.with(FlowState::FIN).with(FlowState::RST));
+        // A connection attempt: what came to its end was another one. One that goes on may not hear of it, for anybody can send a SYN: its receiver
+        // answers what it knows, and neither side need say more.
+        return state.without(FlowState::FIN.with(FlowState::RST));
     }
     if flags.rst() {
         return state.with(FlowState::RST);

@@ -93,15 +93,9 @@ pub(crate) fn try_node_port<F: Ip, C: PacketCtx>(ctx: &C, if_over: bool) -> bool
     if F::flows().get_ptr(&scratch.reply_key).is_some() && !(if_over && put_away(scratch)) {
         return false;
     }
-    if !insert_new(&scratch.reply_key, &scratch.reply) {
-        return false;
-    }
     let protocol = Protocol::from_wire(scratch.reply_key.protocol).unwrap_or(Protocol::Sctp);
-    if !ctx.has_socket::<F>(&scratch.reply_key.tuple(), protocol) {
-        return true;
-    }
-    _ = F::flows().remove(&scratch.reply_key);
-    false
+    // Before the entry is there: what comes for the socket meanwhile would be taken for the flow's.
+    !ctx.has_socket::<F>(&scratch.reply_key.tuple(), protocol) && insert_new(&scratch.reply_key, &scratch.reply)
 }
 
 /// Takes a port of the node out of `count` from `first` on for the flow in the scratch room, and says whether one of those that were tried was

@@ -4,17 +4,14 @@ use std::{
     io::{self, BufRead as _, BufReader, Write as _},
     os::unix::net::UnixStream,
     path::Path,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::{Answer, Request};
 
-/// The kernel may take its time to verify programs.
-const LIMIT: Duration = Duration::from_mins(2);
-
-/// Asks the daemon that listens at `socket`, and waits for what has been done.
+/// Asks the daemon that listens at `socket`, and waits for what has been done: as long as it takes, for the kernel has to verify programs. When the
+/// daemon ends so does the wait.
 pub fn ask(socket: &Path, request: Request) -> Result<String> {
     let stream = UnixStream::connect(socket).map_err(|error| no_daemon(socket, error))?;
     exchange(stream, request).with_context(|| format!("asking the daemon at {}", socket.display()))?.map_err(|error| anyhow!(error))
@@ -32,7 +29,6 @@ fn no_daemon(socket: &Path, error: io::Error) -> anyhow::Error {
 }
 
 fn exchange(mut stream: UnixStream, request: Request) -> Result<Answer> {
-    stream.set_read_timeout(Some(LIMIT))?;
     let mut line = serde_json::to_vec(&request)?;
     line.push(b'\n');
     stream.write_all(&line)?;

@@ -4,7 +4,7 @@ use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT, bpf_adj_room_mode},
     helpers::generated::{
         bpf_csum_diff, bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_head,
-        bpf_skb_change_tail, bpf_skb_pull_data,
+        bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_vlan_pop,
     },
 };
 use proxy_common::{Protocol, Tuple, reason::Reason};
@@ -121,6 +121,18 @@ impl<const L2: bool> TcCtx<L2> {
         is_own
     }
 
+    /// Makes of a packet one that a program sends to a device: it has the mark, and no tag any more. That of VLAN 0 only said how urgent the packet was
+    /// on its way here; the stack would have taken it off, and some devices would put it into the packet.
+    #[inline(always)]
+    pub fn make_own(&mut self) {
+        self.mark_as_own();
+        // SAFETY: the context is the kernel's own, and valid as long as the program runs.
+        if L2 && unsafe { (*self.skb).vlan_present } != 0 {
+            // SAFETY: as above. No pointer into the packet is held here. An error only says that there is another tag below.
+            unsafe { bpf_skb_vlan_pop(self.skb) };
+        }
+    }
+
     #[inline(always)]
     fn data(&self) -> usize {
         // SAFETY: the context is the kernel's own, and valid as long as the program runs.
@@ -168,7 +180,7 @@ impl<const L2: bool> TcCtx<L2> {
     /// Has the packet leave by a device to where the kernel's routing says.
     #[inline(always)]
     pub fn send_by_route(&mut self, ifindex: u32) -> Step<()> {
-        self.mark_as_own();
+        self.make_own();
         self.become_frame()?;
         // SAFETY: without parameters the helper takes numbers only.
         is_redirected(unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) })
@@ -299,7 +311,7 @@ impl<const L2: bool> PacketCtx for TcCtx<L2> {
         if hop.family == 0 {
             return self.send_by_route(hop.ifindex);
         }
-        self.mark_as_own();
+        self.make_own();
         self.become_frame()?;
         let [one, two, three, four] = bytemuck::cast::<_, [u32; 4]>(hop.addr);
         let mut params = [hop.family, one, two, three, four];

@@ -141,14 +141,15 @@ fn is_tagged(skb: *mut __sk_buff) -> bool {
     skb.vlan_present != 0 && skb.vlan_tci & VLAN_ID != 0
 }
 
-/// Whether a frame has another machine's hardware address, as when somebody listens to the device. Between a pod and its node that says nothing:
-/// with a bridge the node's end of the pair has an address that no frame is sent to.
+/// Whether a frame has another hardware address than this machine's: another one's, as when somebody listens to the device, or that of all or many,
+/// in which the stack neither forwards a packet nor takes one of a connection. Between a pod and its node that says nothing: with a bridge the node's
+/// end of the pair has an address that no frame is sent to.
 #[inline(always)]
 fn is_other_hosts(skb: *mut __sk_buff) -> bool {
-    /// `PACKET_OTHERHOST` of `linux/if_packet.h`.
-    const OTHER_HOST: u32 = 3;
+    /// `PACKET_HOST` of `linux/if_packet.h`.
+    const HOST: u32 = 0;
     // SAFETY: the context is the kernel's own, and valid as long as the program runs.
-    unsafe { (*skb).pkt_type == OTHER_HOST }
+    unsafe { (*skb).pkt_type != HOST }
 }
 
 /// The whole way of a packet.
@@ -338,7 +339,7 @@ fn reflect<const L2: bool>(skb: *mut __sk_buff) -> i32 {
     // SAFETY: the context that the kernel gave to the program.
     let mut ctx = unsafe { TcCtx::<L2>::pulled(skb) };
     if L2 {
-        ctx.mark_as_own();
+        ctx.make_own();
         // SAFETY: a helper that takes numbers only.
         return unsafe { bpf_redirect(ifindex, 0) as i32 };
     }

@@ -15,6 +15,8 @@ use crate::{
     tracer::{Hook, Outcome, Refusal, Seen},
 };
 
+const OTHER_MACHINE: [u8; 6] = [0x02, 0, 0, 0, 0, 9];
+
 /// What a frame looks like is the same at every hook; only the addresses differ, so that nothing but the headers speaks against them.
 pub(super) fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
@@ -70,7 +72,9 @@ fn passed(hook: Hook, family: Family) -> Vec<Row> {
         ]),
     }
     if hook == UPLINK_INGRESS {
-        frames.push(("a frame for another machine", Seen::OtherHost, to_another_machine(&udp)));
+        frames.push(("a frame for another machine", Seen::OtherHost, addressed_to(OTHER_MACHINE, &udp)));
+        frames.push(("a frame for all machines", Seen::OtherHost, addressed_to([0xff; 6], &tcp)));
+        frames.push(("a frame for many machines", Seen::OtherHost, addressed_to([0x01, 0, 0x5e, 0, 0, 1], &udp)));
     }
     if hook.direction == Direction::Egress {
         frames.extend([("no reply, UDP", seen(&udp), udp.build()), ("no reply, TCP", seen(&tcp), tcp.build())]);
@@ -104,8 +108,8 @@ fn echo(packet: &Packet) -> Vec<u8> {
     Packet { l4: L4::Icmp { kind, code: 0, rest: [0; 4] }, ..packet.clone() }.build()
 }
 
-fn to_another_machine(packet: &Packet) -> Vec<u8> {
-    Packet { eth_dst: [0x02, 0, 0, 0, 0, 9], ..packet.clone() }.build()
+fn addressed_to(eth_dst: [u8; 6], packet: &Packet) -> Vec<u8> {
+    Packet { eth_dst, ..packet.clone() }.build()
 }
 
 /// The first half-byte of the network header, and for IPv4 a length of as many words in the second.
@@ -137,7 +141,7 @@ fn stepped_over(protocol: Protocol) -> Vec<Row> {
     }
     // A pod sends to the bridge, whose hardware address is not that of the port it comes by.
     for (packet, family) in [(&v4, Family::V4), (&v6, Family::V6)] {
-        frames.push((format!("another hardware address, {family}, {protocol}"), seen(packet), family, to_another_machine(packet)));
+        frames.push((format!("another hardware address, {family}, {protocol}"), seen(packet), family, addressed_to(OTHER_MACHINE, packet)));
     }
     let row = |(name, seen, family, frame)| {
         let (expected, counted) = to(&[here(), super::elsewhere()].map(|backend| backend.at(family, TARGET)));

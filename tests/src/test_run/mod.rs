@@ -153,19 +153,26 @@ impl TestNode {
 
     /// The networks that the cluster takes its ClusterIPs from.
     pub fn set_networks(&mut self, networks: &[IpNet]) -> Result<()> {
-        for change in self.tables.set_networks(&networks.iter().copied().collect()) {
-            self.maps.apply(&change)?;
-        }
-        Ok(())
+        let changes = self.tables.set_networks(&networks.iter().copied().collect());
+        self.apply_all(changes)
     }
 
     fn bring(&mut self, plans: &Plans) -> Result<()> {
         let gone: Vec<ServicePortName> = self.tables.names().filter(|name| !plans.contains_key(name)).cloned().collect();
+        let released = self.tables.release(&gone);
+        self.apply_all(released)?;
         let gone = gone.iter().map(|name| (name, None));
         for (name, plan) in gone.chain(plans.iter().map(|(name, plan)| (name, Some(plan)))) {
-            for change in self.tables.set(name, plan, self.now)? {
-                self.maps.apply(&change)?;
-            }
+            let changes = self.tables.set(name, plan, self.now)?;
+            self.apply_all(changes)?;
+        }
+        let claims = self.tables.write_claims();
+        self.apply_all(claims)
+    }
+
+    fn apply_all(&mut self, changes: Vec<tables::Change>) -> Result<()> {
+        for change in changes {
+            self.maps.apply(&change)?;
         }
         Ok(())
     }

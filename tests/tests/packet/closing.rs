@@ -104,6 +104,27 @@ fn a_reset_that_changes_nothing_is_forgotten() {
     }
 }
 
+/// And so with a SYN: its receiver answers what it knows, of which the client that it was sent in the name of need not say anything.
+#[test]
+fn an_attempt_that_begins_nothing_ends_nothing() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    setup.serve(1, &[10]);
+    for family in Family::ALL {
+        let [client, service, backend] = parties(family);
+        let states = |setup: &Setup| [forward(&setup.node, client, service).state, forward(&setup.node, backend, client).state];
+        setup.backend(&syn(client, service));
+        setup.translated(POD_EGRESS, &Packet::tcp(backend, client, flags::SYN | flags::ACK));
+        setup.backend(&data(client, service));
+        setup.backend(&syn(client, service));
+        assert_eq!(states(&setup), [ESTABLISHED, REPLY.with(ESTABLISHED)]);
+        setup.translated(POD_EGRESS, &data(backend, client));
+        assert_eq!(states(&setup), [ESTABLISHED, REPLY.with(ESTABLISHED)]);
+    }
+}
+
 /// Only an answer shows that there is a connection at all.
 #[test]
 fn what_begins_in_mid_stream_waits_for_its_answer() {
