@@ -10,6 +10,7 @@ use crate::wait;
 mod bulk;
 mod connection;
 mod flood;
+mod frame;
 mod load;
 mod pinger;
 mod server;
@@ -19,6 +20,7 @@ pub use self::{
     bulk::exchange,
     connection::Connection,
     flood::Flood,
+    frame::send_frame,
     load::{Load, LoadReport},
     pinger::{PingReport, Pinger},
     server::EchoServer,

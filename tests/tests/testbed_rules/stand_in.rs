@@ -1,8 +1,16 @@
 //! For whom the node stands in, and whose packets are none of a Service's though they come to one.
 
+use std::net::{Ipv4Addr, UdpSocket};
+
 use anyhow::{Context as _, ensure};
 use serde_json::json;
-use shunt_tests::{Cases, Daemon, Family, Host as _, addr, gate, gate::Need, objects::Endpoint, traffic::EchoServer};
+use shunt_tests::{
+    Cases, Daemon, Family, Host as _, addr, gate,
+    gate::Need,
+    objects::Endpoint,
+    packet::Packet,
+    traffic::{EchoServer, patience, send_frame},
+};
 
 use crate::scene::{PORT, Scene, Seen, TARGET, both, open, sees};
 
@@ -57,6 +65,45 @@ fn packets_of_a_vlan_are_its_devices() {
     });
     cases.run("a client comes by it", || sees(scene.client(), to, Seen::Node));
     cases.finish();
+    drop(servers);
+}
+
+/// Some devices and networks mark how urgent a packet is by a tag of VLAN 0. Not every network that the packet is sent on to takes such frames: here
+/// the other node drops them.
+#[test]
+fn a_tag_that_is_no_vlans_does_not_go_on() {
+    if gate::skip(gate::DAEMON) {
+        return;
+    }
+    let scene = Scene::new();
+    let servers = scene.servers();
+    scene.write(&open("elsewhere", ELSEWHERE), &[Endpoint::pod(&scene.c)]);
+    let to = addr::external_ips(ELSEWHERE).at(Family::V4, PORT);
+    scene.bed.route(&format!("{}/32", to.ip()), scene.n1()).unwrap();
+    let _daemon = Daemon::on(scene.n1(), &scene.bed).start().unwrap();
+    let dropping = "table netdev tags {\nchain in {\ntype filter hook ingress device eth0 priority 0\nether type vlan drop\n}\n}\n";
+    scene.n2().netns().nft(dropping).unwrap();
+    let (router, client) = (scene.bed.router(), scene.client());
+    let socket = client.netns().run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).unwrap();
+    socket.set_read_timeout(Some(patience())).unwrap();
+    let from = client.addrs().at(Family::V4, socket.local_addr().unwrap().port());
+    let mac = |text: String| -> [u8; 6] {
+        let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+        bytes.try_into().unwrap()
+    };
+    let [eth_src, eth_dst] = [router, scene.n1().netns()].map(|netns| mac(netns.mac("eth0").unwrap()));
+    let packet = Packet { eth_src, eth_dst, ..Packet::udp(from, to).payload("question") };
+    // The highest of eight priorities.
+    let tags: [&[u8]; 2] = [&[], &[0x81, 0x00, 0xe0, 0x00]];
+    for tag in tags {
+        let mut frame = packet.build();
+        frame.splice(12..12, tag.iter().copied());
+        send_frame(router, "eth0", &frame).unwrap();
+        let mut answer = [0; 256];
+        let (length, answered_by) = socket.recv_from(&mut answer).unwrap_or_else(|error| panic!("with the tag {tag:x?}: {error}"));
+        let answer = String::from_utf8_lossy(&answer[..length]);
+        assert!(answered_by == to && answer.ends_with("question"), "{answered_by}: {answer}");
+    }
     drop(servers);
 }
 
