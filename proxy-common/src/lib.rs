@@ -42,7 +42,7 @@ pub use flow::{Flow, FlowKey, FlowOwner, FlowState, Side, Tuple};
 pub use fragment::{FragmentKey, Ports};
 pub use frontend::{FrontendKey, FrontendRef, FrontendRow, RowFlags};
 pub use id::{BackendRef, RowIndex, ServiceId};
-pub use node::{ANY_DEVICE, MAX_INTERNAL_IPS, NodeRow, PORT_STEP, SnatSource, Text64};
+pub use node::{ANY_DEVICE, NodeIps, NodeRow, PORT_STEP, SnatSource, Text64};
 pub use port::Port;
 pub use proto::Protocol;
 pub use service::ServiceRow;

@@ -3,7 +3,7 @@
 //! The kernel keeps 15 bytes of a name. `docs/maps.md` has a row for each map: key, value, unit, writer, readers, eviction, memory.
 
 /// The version of all types in pinned maps. Maps of another version are not read: they are made anew beside the old ones.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// The most frontends of a family, unless the flag says otherwise.
 pub const DEFAULT_FRONTENDS: u32 = 65_536;
@@ -82,9 +82,11 @@ pub const SERVICE_STATS: &str = "SERVICE_STATS";
 pub const REASONS: &str = "REASONS";
 /// Facts about the node: `NodeRow`.
 pub const NODE: &str = "NODE";
+/// The addresses that the Node object had last: `NodeIps`.
+pub const NODE_IPS: &str = "NODE_IPS";
 
 /// Every map.
-pub const ALL: [&str; 29] = [
+pub const ALL: [&str; 30] = [
     FRONTENDS_V4,
     FRONTENDS_V6,
     FRONTEND_ROWS,
@@ -114,6 +116,7 @@ pub const ALL: [&str; 29] = [
     SERVICE_STATS,
     REASONS,
     NODE,
+    NODE_IPS,
 ];
 
 #[cfg(test)]

@@ -7,9 +7,6 @@ use crate::{Family, Port, V4, V6, layout::pod};
 /// Up to 63 bytes of text, filled up with zeros.
 pub type Text64 = [u8; 64];
 
-/// How many of the Node object's addresses are noted: one of each family is usual.
-pub const MAX_INTERNAL_IPS: usize = 4;
-
 /// The only row of `NODE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -27,33 +24,43 @@ pub struct NodeRow {
     pub hz: u32,
     /// The node's name.
     pub name: Text64,
-    /// The addresses of the Node object as they were known last, those of IPv4 mapped to IPv6, filled up with zeros: see
-    /// [`NodeRow::internal_ips`].
-    pub internal_ips: [[u8; 16]; MAX_INTERNAL_IPS],
 }
 
-impl NodeRow {
-    /// The addresses of the Node object that were known last, in its order. A daemon that has not heard of its Node yet goes by them.
-    pub fn internal_ips(&self) -> impl Iterator<Item = IpAddr> {
-        let noted = self.internal_ips.iter().map(|bytes| Ipv6Addr::from(*bytes));
-        noted.take_while(|ip| !ip.is_unspecified()).map(|ip| IpAddr::V6(ip).to_canonical())
-    }
+pod!(NodeRow: 88 { seed, layout_version, synced, pid, hz, name });
 
-    /// The same with these addresses, as many of them as have room.
+/// The only row of `NODE_IPS`: the addresses of the Node object as they were known last. A daemon that has not heard of its Node yet goes by them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct NodeIps {
+    /// Those of IPv4 mapped to IPv6; filled up with zeros.
+    mapped: [[u8; 16]; Self::MAX],
+}
+
+impl NodeIps {
+    /// How many have room: one of each family is usual.
+    pub const MAX: usize = 4;
+
+    /// These addresses, as many as have room.
     #[must_use]
-    pub fn with_internal_ips(self, ips: impl IntoIterator<Item = IpAddr>) -> Self {
-        let mut internal_ips = [[0; 16]; MAX_INTERNAL_IPS];
-        for (noted, ip) in internal_ips.iter_mut().zip(ips) {
-            *noted = match ip {
+    pub fn new(ips: impl IntoIterator<Item = IpAddr>) -> Self {
+        let mut mapped = [[0; 16]; Self::MAX];
+        for (place, ip) in mapped.iter_mut().zip(ips) {
+            *place = match ip {
                 IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
                 IpAddr::V6(ip) => ip.octets(),
             };
         }
-        Self { internal_ips, ..self }
+        Self { mapped }
+    }
+
+    /// The addresses, in the Node object's order.
+    pub fn iter(&self) -> impl Iterator<Item = IpAddr> {
+        let ips = self.mapped.iter().map(|bytes| Ipv6Addr::from(*bytes));
+        ips.take_while(|ip| !ip.is_unspecified()).map(|ip| IpAddr::V6(ip).to_canonical())
     }
 }
 
-pod!(NodeRow: 152 { seed, layout_version, synced, pid, hz, name, internal_ips });
+pod!(NodeIps: 64 { mapped });
 
 /// A value of `SNAT_V4` and `SNAT_V6`: what the node uses as source where it has to stand in for the client.
 ///
@@ -70,7 +77,8 @@ pub struct SnatSource<F: Family> {
     pub last_port: Port,
     /// The largest packet that the device takes, network header included; zero where it is not known.
     pub mtu: u16,
-    /// One where packets leave the device without an Ethernet header, zero where they have one.
+    /// One where packets leave the device without an Ethernet header, zero where they have one. Rows of layout version 3 that are older have an
+    /// MTU of 32 bits instead, of which this is the upper half, always zero: they read as Ethernet's until the daemon writes them again.
     pub bare: u16,
 }
 
@@ -93,10 +101,10 @@ mod tests {
     #[test]
     fn addresses_of_the_node_are_noted_as_they_are() {
         let ips: [IpAddr; 5] = ["192.0.2.1", "2001:db8::1", "0.0.0.1", "::1", "192.0.2.9"].map(|ip| ip.parse().unwrap());
-        assert_eq!(NodeRow::zeroed().internal_ips().count(), 0);
+        assert_eq!(NodeIps::zeroed().iter().count(), 0);
         for count in 0..=ips.len() {
-            let row = NodeRow::zeroed().with_internal_ips(ips).with_internal_ips(ips[..count].iter().copied());
-            assert!(row.internal_ips().eq(ips.iter().copied().take(count.min(MAX_INTERNAL_IPS))), "{count}");
+            let noted = NodeIps::new(ips[..count].iter().copied());
+            assert!(noted.iter().eq(ips.iter().copied().take(count.min(NodeIps::MAX))), "{count}");
         }
     }
 }

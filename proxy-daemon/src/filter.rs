@@ -7,7 +7,7 @@
 use bytemuck::Pod;
 use proxy_common::{Family, FlowKey, FrontendKey, V4, V6};
 
-use crate::maps::{Error, Filter, FrontendTable};
+use crate::maps::{Error, Filter, FrontendTable, KernelMaps};
 
 /// A round, which must be shown all flows before it ends. One that is dropped before takes nothing back.
 pub struct Round<'a> {
@@ -33,6 +33,14 @@ impl<'a> Round<'a> {
         tracing::debug!(marks, "service filter");
         Ok(())
     }
+}
+
+/// Marks all frontends and flows: before programs are attached, for somebody may have removed the marks alone, and they look nothing up that is
+/// not marked.
+pub fn mark_all(maps: &KernelMaps) -> Result<(), Error> {
+    let round = Round::begin(&maps.filter, &maps.frontends4, &maps.frontends6)?;
+    maps.flows4.walk(|key, _| round.see(key))?;
+    maps.flows6.walk(|key, _| round.see(key))
 }
 
 fn mark<F: Family>(filter: &Filter, frontends: &FrontendTable<F>) -> Result<(), Error>

@@ -57,7 +57,10 @@ fn dispatch(args: Args) -> Result<()> {
 fn daemon(config: Config) -> Result<()> {
     end_at_any_panic();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
-    runtime.block_on(run::run(config))
+    let result = runtime.block_on(run::run(config));
+    // Whatever still runs has nothing to finish that the next daemon does not find.
+    runtime.shutdown_background();
+    result
 }
 
 /// Whichever thread or task panics: what it did nobody else does, and a daemon that is started again finds everything as it was.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    future,
+    future, mem,
     net::IpAddr,
     ops::RangeInclusive,
     sync::Arc,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use proxy_common::{ANY_DEVICE, Family, NodeRow, Port, SnatSource, Text64, V4, V6, maps};
+use proxy_common::{ANY_DEVICE, Family, NodeIps, NodeRow, Port, SnatSource, Text64, V4, V6, maps};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
@@ -22,6 +22,7 @@ use crate::{
     admin,
     config::{Config, Xdp},
     datapath::{self, Attacher, Checksums, Exchanger, Programs},
+    filter,
     maps::{KernelMaps, Pins},
     model,
     net::{self, DeviceSource, LocalAddresses},
@@ -52,7 +53,9 @@ pub async fn run(config: Config) -> Result<()> {
 async fn serve(config: Config) -> Result<()> {
     let pins = Pins::new(config.bpffs.clone());
     datapath::prepare(&pins)?;
-    let _claim = datapath::claim(&pins).await?;
+    // Until the process ends, for its threads work to the end.
+    mem::forget(datapath::claim(&pins).await?);
+    datapath::make_folders(&pins)?;
     if config.node_port_addresses.name_loopback() {
         tracing::warn!("node ports are not served at loopback addresses yet, though --nodeport-addresses names some");
     }
@@ -67,7 +70,8 @@ async fn serve(config: Config) -> Result<()> {
     };
     let mut loaded = datapath::load(&pins, options)?;
     let kernel = KernelMaps::open(&pins)?;
-    let (node_ips, node_ips_seen) = watch::channel(internal_ips_before(&kernel.node()?, &config.node_name));
+    filter::mark_all(&kernel)?;
+    let (node_ips, node_ips_seen) = watch::channel(node_ips_before(&kernel, &pins, &config.node_name)?);
     let network = net::follow(config.rules(), node_ips_seen).await.context("following the node's network")?;
     spawn_walker(&pins)?;
     loaded.print_log()?;
@@ -122,8 +126,9 @@ fn shutdown() -> Result<impl Future<Output = ()>> {
 
 /// The addresses that this Node had when a daemon knew it last. Which devices are served by what follows from them, also before the API server
 /// answers.
-fn internal_ips_before(row: &NodeRow, node_name: &str) -> Vec<IpAddr> {
-    if row.name == text64(node_name) { row.internal_ips().collect() } else { Vec::new() }
+fn node_ips_before(kernel: &KernelMaps, pins: &Pins, node_name: &str) -> Result<Vec<IpAddr>> {
+    let is_this_node = kernel.node()?.name == text64(node_name);
+    Ok(if is_this_node { KernelMaps::node_ips(pins)?.iter().collect() } else { Vec::new() })
 }
 
 fn text64(text: &str) -> Text64 {
@@ -154,7 +159,7 @@ impl Control {
 
     /// Takes in what comes, the first change at once and what has gathered meanwhile together.
     async fn run(mut self) -> Result<()> {
-        let mut synced = false;
+        let (mut synced, mut others_gone) = (false, false);
         let mut retry = Retry::default();
         let mut sweeps = time::interval(SWEEP_EVERY);
         loop {
@@ -181,16 +186,18 @@ impl Control {
                 synced = true;
                 self.note_node(true)?;
                 tracing::info!(services = round.planned, "the first complete state is in effect");
-                self.relieve_other_versions();
             }
+            others_gone = others_gone || synced && self.relieve_other_versions();
         }
     }
 
-    /// Removes what another version of the daemon has left, which has served until now.
-    fn relieve_other_versions(&self) {
-        if let Err(error) = datapath::remove_other_versions(&self.pins) {
-            tracing::warn!(error = format!("{error:#}"), "what another version of shunt has left could not be removed");
+    /// Removes what another version of the daemon has left, which has served until now. Says whether there is nothing left of it.
+    fn relieve_other_versions(&self) -> bool {
+        let removed = datapath::remove_other_versions(&self.pins);
+        if let Err(error) = &removed {
+            tracing::warn!(error = format!("{error:#}"), "what another version of shunt has left could not be removed, to be tried again");
         }
+        removed.is_ok()
     }
 
     fn round(&mut self) -> Round {
@@ -218,9 +225,7 @@ impl Control {
             differs
         });
         if differs {
-            let maps = self.reconciler.maps_mut();
-            let row = maps.node()?.with_internal_ips(node_ips);
-            maps.set_node(row)?;
+            KernelMaps::set_node_ips(&self.pins, NodeIps::new(node_ips))?;
         }
         Ok(())
     }

@@ -44,6 +44,12 @@ struct Quotation<F: Ip> {
     is_redirect: bool,
 }
 
+/// Whether a packet without ports may begin something: of ICMP only a question does, and of what else there is nobody knows.
+#[inline(always)]
+pub fn begins<F: Ip, C: PacketCtx>(ctx: &C, l3: &L3<F>) -> bool {
+    l3.protocol != F::ICMP || ctx.read::<Header>(l3.l4).is_ok_and(|header| header.kind == F::ECHO_REQUEST)
+}
+
 /// Translates an ICMP error of a known flow. `None` says that it is none, with nothing done.
 #[inline(always)]
 pub fn translate_error<F: Ip, C: PacketCtx>(ctx: &mut C, l3: &L3<F>, side: Side) -> Option<Step<Verdict>> {

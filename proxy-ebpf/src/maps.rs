@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use proxy_common::{
     Affinity, AffinityKey, Backend, BackendRef, Family, Flow, FlowKey, FragmentKey, FrontendKey, FrontendRef, FrontendRow, Networks,
-    NodeRow, Ports, ServiceCounters, ServiceId, ServiceRow, SnatSource, Undefined, V4, V6,
+    NodeIps, NodeRow, Ports, ServiceCounters, ServiceId, ServiceRow, SnatSource, Undefined, V4, V6,
     filter::{Marks, ROWS as FILTER_ROWS},
     maps,
 };
@@ -190,3 +190,7 @@ pub static REASONS: PerCpuArray<u64, { maps::REASON_ROWS as usize }> = PerCpuArr
 /// Facts about the node. Writer: daemon. No program reads it.
 #[btf_map]
 pub static NODE: Array<NodeRow, 1> = Array::new();
+
+/// The addresses that the Node object had last. Writer: daemon. No program reads it.
+#[btf_map]
+pub static NODE_IPS: Array<NodeIps, 1> = Array::new();

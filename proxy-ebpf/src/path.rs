@@ -92,7 +92,7 @@ fn chosen<F: Ip, C: PacketCtx>(ctx: &C, packet: Step<Packet<F>>, scope: Scope) -
     };
     let Some(frontend) = frontend::find(&packet.tuple, packet.protocol) else {
         flow::make_way_for(&packet);
-        return judge::<F>(packet.tuple.dst, Reason::NoService);
+        return judge::<F>(packet.tuple.dst, packet.may_move(), Reason::NoService);
     };
     match frontend::choose(ctx, &packet, frontend, scope) {
         Ok(choice) => flow::leave_to_begin(&choice),
@@ -201,7 +201,7 @@ pub fn aside<F: Ip, C: PacketCtx>(ctx: &mut C, side: Side) -> Step<Verdict> {
 pub fn rare_to_backend<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Verdict> {
     let packet = parse_first::<F, C>(ctx)?;
     if !admits(&packet.tuple, Side::Ingress) {
-        return Err(judge::<F>(packet.tuple.dst, Reason::NoService));
+        return Err(judge::<F>(packet.tuple.dst, packet.may_move(), Reason::NoService));
     }
     let way = flow::find(&packet, Side::Ingress).ok_or(End::UNKNOWN)?;
     Err(go_on(&packet, &way))
@@ -222,11 +222,12 @@ pub fn rare_from_backend<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Verdict> {
 #[inline(always)]
 pub fn related<F: Ip, C: PacketCtx>(ctx: &mut C, side: Side) -> Step<Verdict> {
     let l3 = F::read_fixed(ctx, ctx.l3())?;
+    let begins = icmp::begins(ctx, &l3);
     if let Some(done) = icmp::translate_error(ctx, &l3, side) {
         return done;
     }
     match side {
-        Side::Ingress => Err(judge::<F>(l3.dst, Reason::OtherProtocol)),
+        Side::Ingress => Err(judge::<F>(l3.dst, begins, Reason::OtherProtocol)),
         Side::Egress => Err(End::pass(Reason::OtherProtocol)),
     }
 }

@@ -17,13 +17,15 @@ pub fn nobody<F: Ip>(dst: F::Addr) -> End {
     if contains(&networks.all, dst) { End::ASIDE } else { End::pass(Reason::NoService) }
 }
 
-/// Judges a packet that no frontend is there for, and that is to pass for `otherwise` if it concerns no Service.
+/// Judges a packet that no frontend is there for, and that is to pass for `otherwise` if it concerns no Service. What no Service has is dropped only
+/// for who `begins` something there: a host may have its address in a `ServiceCIDR`, and what it has begun is answered.
 #[inline(always)]
-pub fn judge<F: Ip>(dst: F::Addr, otherwise: Reason) -> End {
+pub fn judge<F: Ip>(dst: F::Addr, begins: bool, otherwise: Reason) -> End {
     // SAFETY: a word that is written once, before it is found.
     match unsafe { F::cluster_ips().get(&dst) } {
         Some(&Undefined::REFUSE) => return End::tell(News::Refused),
         Some(_) => return End::pass(otherwise),
+        None if !begins => return End::pass(otherwise),
         None => {}
     }
     let Some(networks) = F::networks().get(0) else { return End::pass(otherwise) };

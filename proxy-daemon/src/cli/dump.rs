@@ -13,8 +13,8 @@ use aya::{
 use bytemuck::Pod;
 use proxy_common::{
     Addr4, Addr6, Affinity, AffinityKey, Backend, BackendRef, Family, Flow, FlowKey, FragmentKey, FrontendKey, FrontendRef, FrontendRow,
-    Networks, NodeRow, Ports, ServiceCounters, ServiceId, ServiceRow, SnatSource, SourceKey, Undefined, V4, V6, filter::Marks, maps,
-    reason::Reason,
+    Networks, NodeIps, NodeRow, Ports, ServiceCounters, ServiceId, ServiceRow, SnatSource, SourceKey, Undefined, V4, V6, filter::Marks,
+    maps, reason::Reason,
 };
 use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 use serde_json::{Value, json};
@@ -115,6 +115,7 @@ pub(super) fn dump(pins: &Pins, name: &str, format: Format) -> Result<()> {
         maps::SERVICE_STATS => per_cpu::<u32, ServiceCounters>(dir, name, format, |index| index),
         maps::REASONS => per_cpu::<ReasonIndex, u64>(dir, name, format, ReasonIndex),
         maps::NODE => array::<NodeRow>(dir, name, format),
+        maps::NODE_IPS => array::<NodeIps>(dir, name, format),
         _ => bail!("{name} holds nothing but what a program is working on"),
     }
 }

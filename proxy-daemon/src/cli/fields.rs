@@ -4,8 +4,8 @@
 
 use proxy_common::{
     Addr4, Addr6, Address as _, Affinity, AffinityKey, Backend, BackendFlags, BackendRef, Family, Flow, FlowKey, FlowState, FragmentKey,
-    FrontendKey, FrontendRef, FrontendRow, Network, Networks, NodeRow, Ports, Range, RangeWord, RowFlags, ServiceCounters, ServiceId,
-    ServiceRow, SnatSource, SourceKey, Undefined, filter::Marks,
+    FrontendKey, FrontendRef, FrontendRow, Network, Networks, NodeIps, NodeRow, Ports, Range, RangeWord, RowFlags, ServiceCounters,
+    ServiceId, ServiceRow, SnatSource, SourceKey, Undefined, filter::Marks,
 };
 use serde_json::{Value, json};
 
@@ -223,8 +223,13 @@ impl Fields for NodeRow {
             "pid": self.pid,
             "hz": self.hz,
             "name": text(&self.name),
-            "internal_ips": self.internal_ips().collect::<Vec<_>>(),
         })
+    }
+}
+
+impl Fields for NodeIps {
+    fn fields(&self) -> Value {
+        json!({"ips": self.iter().collect::<Vec<_>>()})
     }
 }
 

@@ -187,7 +187,7 @@ impl Constants {
 /// The seed that flows on this node were hashed with so far.
 fn pinned_seed(pins: &Pins) -> Result<Option<u64>> {
     if !pins.maps().join(maps::NODE).exists() {
-        return Ok(None);
+        return Ok(KernelMaps::seed_of_another_version(pins));
     }
     // This map alone: a run that was killed while it loaded may have left some of the others unmade.
     let node =

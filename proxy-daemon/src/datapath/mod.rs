@@ -25,7 +25,7 @@ pub use self::{
     exchange::Exchanger,
     kernel::Checksums,
     load::{Datapath, Options, Programs, load},
-    prepare::{PrepareError, leaves_outer_headers, prepare},
+    prepare::{PrepareError, leaves_outer_headers, make_folders, prepare},
     probe::{Feature, features},
     remove::{remove_all, remove_other_versions},
     serve::{Serving, serve},

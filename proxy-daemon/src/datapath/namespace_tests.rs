@@ -22,13 +22,13 @@ use super::{
     hook::{self, Way},
     kernel::Checksums,
     load::{Options, Programs, load},
-    prepare,
+    make_folders, prepare,
     remove::{remove_all, remove_other_versions},
     serve::serve_and_restore,
 };
 use crate::{
     config::{Sizes, Xdp},
-    maps::{Direction, Pins, names_in},
+    maps::{Direction, KernelMaps, Pins, names_in},
     net::{
         self, Device, DeviceEvent, Role,
         testing::{in_namespace, ip, skip, tc},
@@ -57,6 +57,7 @@ impl Machine {
         mount(Some("bpf"), bpffs.path(), Some("bpf"), MsFlags::empty(), None::<&str>).expect("a BPF file system");
         let pins = Pins::new(bpffs.path().join("shunt"));
         prepare(&pins).expect("prepared");
+        make_folders(&pins).expect("made");
         ip(&format!("link add {DEVICE} type veth peer name peer0"));
         Self { pins, bpffs }
     }
@@ -263,6 +264,7 @@ fn leave_another_version(machine: &Machine) -> PathBuf {
     let other = pins.root().join("v0");
     fs::rename(pins.version(), &other).expect("nothing is there");
     prepare(pins).expect("prepared");
+    make_folders(pins).expect("made");
     fs::create_dir(pins.root().join("others")).expect("nothing is there");
     other
 }
@@ -270,8 +272,12 @@ fn leave_another_version(machine: &Machine) -> PathBuf {
 #[test]
 fn another_version_serves_until_it_is_removed() {
     on_a_machine_with_tcx("another_version_serves_until_it_is_removed", |machine| {
+        let seed = |machine: &Machine| KernelMaps::pinned_node(&machine.pins).expect("it is pinned").seed;
+        drop(machine.attacher(Way::Tcx));
+        let before = seed(machine);
         let other = leave_another_version(machine);
         machine.attacher(Way::Tcx).serve(&DeviceEvent::Attach(device()));
+        assert_eq!(seed(machine), before, "packets find their backends again by it");
         assert_eq!(in_tcx(), 4);
         remove_other_versions(&machine.pins).expect("removed");
         wait_until(|| in_tcx() == 2);

@@ -38,7 +38,7 @@ pub enum PrepareError {
     Create { at: PathBuf, source: io::Error },
 }
 
-/// Checks and prepares the machine: afterwards the folders of `pins` exist. Nothing that is there is changed.
+/// Checks and prepares the machine: afterwards the root of `pins` exists. Nothing that is there is changed.
 pub fn prepare(pins: &Pins) -> Result<(), PrepareError> {
     if !Uid::effective().is_root() {
         return Err(PrepareError::NotRoot);
@@ -51,10 +51,16 @@ pub fn prepare(pins: &Pins) -> Result<(), PrepareError> {
     lift_memory_limit();
     may_use_bpf()?;
     provide_bpffs(pins.root())?;
-    for dir in [pins.maps(), pins.links(), pins.programs()] {
-        std::fs::create_dir_all(&dir).map_err(|source| PrepareError::Create { at: dir, source })?;
-    }
-    Ok(())
+    make(pins.root().to_owned())
+}
+
+/// Makes the folders of this layout's version, for who has the right to write there: another version's daemon removes those of others.
+pub fn make_folders(pins: &Pins) -> Result<(), PrepareError> {
+    [pins.maps(), pins.links(), pins.programs()].into_iter().try_for_each(make)
+}
+
+fn make(dir: PathBuf) -> Result<(), PrepareError> {
+    std::fs::create_dir_all(&dir).map_err(|source| PrepareError::Create { at: dir, source })
 }
 
 /// Whether this kernel leaves a tunnel's outer headers before what comes out of it, if the device has no headers of its own. Since 5.14 it does

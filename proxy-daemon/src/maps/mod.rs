@@ -23,7 +23,7 @@ use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use bytemuck::Zeroable as _;
 use ipnet::IpNet;
 use proxy_common::{
-    Backend, BackendRef, Family, FrontendKey, FrontendRef, FrontendRow, Networks, NodeRow, RangeWord, ServiceCounters, ServiceId,
+    Backend, BackendRef, Family, FrontendKey, FrontendRef, FrontendRow, Networks, NodeIps, NodeRow, RangeWord, ServiceCounters, ServiceId,
     ServiceRow, SnatSource, V4, V6, maps,
 };
 
@@ -166,6 +166,24 @@ impl KernelMaps {
     /// The facts about the node, whether or not the other maps are there.
     pub fn pinned_node(pins: &Pins) -> Result<NodeRow, Error> {
         row(&open_as(&pins.maps(), maps::NODE)?, maps::NODE)
+    }
+
+    /// The seed of the flow hash that the newest of other layouts' versions has left: rows of `NODE` begin with it in all of them. Packets of its
+    /// flows find their backends by it.
+    pub fn seed_of_another_version(pins: &Pins) -> Option<u64> {
+        let others = pins.versions().ok()?.into_iter().filter(|dir| *dir != pins.version());
+        let seeds = others.filter_map(|dir| batch::first_word(&open(&Pins::maps_in(&dir), maps::NODE).ok()?));
+        seeds.rev().find(|seed| *seed != 0)
+    }
+
+    /// The addresses that the Node object had last.
+    pub fn node_ips(pins: &Pins) -> Result<NodeIps, Error> {
+        row(&open_as(&pins.maps(), maps::NODE_IPS)?, maps::NODE_IPS)
+    }
+
+    /// Notes which addresses the Node object has.
+    pub fn set_node_ips(pins: &Pins, ips: NodeIps) -> Result<(), Error> {
+        set_row(&mut open_as(&pins.maps(), maps::NODE_IPS)?, maps::NODE_IPS, ips)
     }
 
     /// Writes the facts about the node.

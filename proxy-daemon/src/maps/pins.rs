@@ -67,7 +67,12 @@ impl Pins {
 
     /// The folder of the maps.
     pub fn maps(&self) -> PathBuf {
-        self.version().join("maps")
+        Self::maps_in(&self.version())
+    }
+
+    /// The folder of the maps in any version's folder.
+    pub fn maps_in(version: &Path) -> PathBuf {
+        version.join("maps")
     }
 
     /// The folder of the programs.

@@ -125,7 +125,8 @@ fn of_device(table: &Table, ifindex: u32) -> Vec<&Address> {
 }
 
 /// What stands in on each device that has an address, uplinks first: packets leave by a bridge to pods as well. Tunnels may have none, and packets
-/// leave them in another way than an Ethernet all the same: there it is the `preferred` one.
+/// leave them in another way than an Ethernet all the same: there it is the `preferred` one. And so it is on devices that have no program: nobody
+/// would translate the answers that come by them to their own address.
 fn sources(table: &Table, classifier: &Classifier<'_>, preferred: &[IpAddr]) -> Vec<DeviceSource<IpAddr>> {
     let leads_somewhere = |link: &&Link| !matches!(link.kind, Kind::Loopback | Kind::Dead);
     let mut links: Vec<&Link> = table.links().filter(leads_somewhere).collect();
@@ -133,9 +134,15 @@ fn sources(table: &Table, classifier: &Classifier<'_>, preferred: &[IpAddr]) -> 
     let families: [fn(&IpAddr) -> bool; 2] = [IpAddr::is_ipv4, IpAddr::is_ipv6];
     let of_link = |link: &Link| {
         let &Link { ifindex, mtu, ethernet, .. } = link;
-        let preferred = |is_family: fn(&IpAddr) -> bool| preferred.iter().copied().find(is_family).filter(|_| !ethernet);
+        let preferred = |is_family: fn(&IpAddr) -> bool| preferred.iter().copied().find(is_family);
+        // By a bridge answers come from its ports.
+        let is_heard = classifier.role(link).is_some() || link.kind == Kind::Bridge;
         families.map(|is_family| {
-            let address = source(table, ifindex, is_family).or_else(|| preferred(is_family))?;
+            let address = match source(table, ifindex, is_family) {
+                Some(own) if is_heard => own,
+                None if ethernet => return None,
+                _ => preferred(is_family)?,
+            };
             Some(DeviceSource { ifindex, address, mtu, ethernet })
         })
     };
@@ -187,7 +194,7 @@ mod tests {
     use super::*;
     use crate::net::{
         classify::Rules,
-        message::Change,
+        message::{Change, Peer},
         testing::{address, link, pair, route},
     };
 
@@ -231,6 +238,21 @@ mod tests {
         let local = addresses(&["192.0.2.11"], node());
         assert_eq!(v4(&local).as_deref(), Some("192.0.2.11"));
         assert_eq!(v6(&local).as_deref(), Some("2001:db8::10"));
+    }
+
+    /// As Cilium's `cilium_host`, a pair of which both ends are here, by which the way to other nodes' pods leads.
+    #[test]
+    fn on_a_device_without_a_program_the_nodes_own_address_stands_in() {
+        let inner = vec![
+            Change::Link(pair(4, Peer::Here(5))),
+            Change::Link(pair(5, Peer::Here(4))),
+            Change::Address(address(4, "10.0.0.147")),
+            Change::Link(link(6, Kind::Other)),
+        ];
+        let local = addresses(&["192.0.2.10"], [node(), inner].concat());
+        let of = |ifindex| local.sources::<V4>().find(|source| source.ifindex == ifindex).map(|source| source.address.to_ip().to_string());
+        assert_eq!([3, 2, 4].map(of), ["192.0.2.10", "172.17.0.1", "192.0.2.10"].map(|ip| Some(ip.to_owned())));
+        assert_eq!(of(6), None, "one without an address is as any other");
     }
 
     #[test]
@@ -290,7 +312,7 @@ mod tests {
 
     #[test]
     fn each_device_with_an_address_has_a_source_of_its_own_and_uplinks_come_first() {
-        let pod = vec![Change::Link(pair(9, crate::net::message::Peer::Elsewhere)), Change::Address(address(9, "10.244.1.1"))];
+        let pod = vec![Change::Link(pair(9, Peer::Elsewhere)), Change::Address(address(9, "10.244.1.1"))];
         let found = sources([node(), pod].concat());
         assert_eq!(found, at(&[(3, "192.0.2.10"), (2, "172.17.0.1"), (9, "10.244.1.1"), (3, "2001:db8::10")]));
     }

@@ -107,7 +107,11 @@ impl Follower {
         full_list.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Kept apart from the receiver in `self`, which is read while this one waits.
         let mut node_ips = self.node_ips.clone();
-        // Before anything is told: from messages alone nobody knows what else is there.
+        // Before anything is told: from messages alone nobody knows what else is there. And not from one list, which may leave something out: what
+        // is in none of two, and has gone as far as anybody can tell, loses its programs.
+        if self.started.is_some() {
+            self.table.replace(asker.list(&self.rules).await?);
+        }
         let mut lost = true;
         loop {
             if lost {

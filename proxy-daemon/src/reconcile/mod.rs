@@ -27,6 +27,9 @@ use crate::{
     tables::{self, Fill, Sizes, Tables, Usage},
 };
 
+/// How many more service ports a round may learn of whose changes the kernel refuses: the maps are read back after each.
+const FAILURES_AT_ONCE: usize = 16;
+
 /// What a round has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Round {
@@ -135,19 +138,26 @@ impl<M: Maps> Reconciler<M> {
             tracing::warn!("{notice}");
         }
         self.pending.append(&mut self.model.take_dirty());
-        if let Err(error) = self.adopt() {
-            tracing::warn!(error = &error as &dyn std::error::Error, "reading the maps back failed, to be tried again");
-            return Round { retry: true, ..round };
-        }
-        let [due, failed] = self.due();
-        let passed = self.pass(due, &mut round).and_then(|()| if failed.is_empty() { Ok(()) } else { self.pass(failed, &mut round) });
-        if passed.is_err() {
+        for _ in 0..FAILURES_AT_ONCE {
+            if let Err(error) = self.adopt() {
+                tracing::warn!(error = &error as &dyn std::error::Error, "reading the maps back failed, to be tried again");
+                return Round { retry: true, ..round };
+            }
+            let failed_before = self.failed.len();
+            let [due, failed] = self.due();
+            let passed = self.pass(due, &mut round).and_then(|()| if failed.is_empty() { Ok(()) } else { self.pass(failed, &mut round) });
+            if passed.is_ok() {
+                round.retry = !self.failed.is_empty();
+                self.note_fullness();
+                return round;
+            }
             self.start_over();
-            return Round { retry: true, ..round };
+            if self.failed.len() <= failed_before {
+                break;
+            }
+            // One more is known to fail, and waits: it keeps the others from nothing.
         }
-        round.retry = !self.failed.is_empty();
-        self.note_fullness();
-        round
+        Round { retry: true, ..round }
     }
 
     /// Brings service ports to their plans, and then what concerns them all. Ends when the kernel refuses a change.

@@ -105,7 +105,7 @@ impl<const L2: bool> TcCtx<L2> {
     /// has no meaning to other nodes, whose seeds are others: a packet may get there without having met such a program.
     #[inline(always)]
     pub fn mark_as_own(&mut self) {
-        // SAFETY: the context is the kernel's own, and valid as long as the program runs. Only disciplines of queues read this number.
+        // SAFETY: the context is the kernel's own, and valid as long as the program runs. Disciplines of queues read this number, and Cilium.
         unsafe { (*self.skb).tc_index = own_mark() };
     }
 
@@ -212,10 +212,11 @@ impl<const L2: bool> TcCtx<L2> {
     }
 }
 
-/// Sixteen bits of the node's seed, not all of them zero.
+/// Some bits of the node's seed, not all of them zero. Of the sixteen that there are, Cilium has flags of its own in the lowest ones
+/// (`TC_INDEX_F_FROM_INGRESS_PROXY` and others): they stay zero.
 #[inline(always)]
 fn own_mark() -> u32 {
-    settings::seed() as u32 & 0xffff | 1
+    settings::seed() as u32 & 0xffe0 | 0x8000
 }
 
 #[inline(always)]

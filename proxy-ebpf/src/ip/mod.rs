@@ -55,6 +55,8 @@ pub trait Ip: Globals {
     const AF: u8;
     /// The protocol number of this family's ICMP.
     const ICMP: u8;
+    /// The type of ICMP's echo request (RFC 792, RFC 4443).
+    const ECHO_REQUEST: u8;
     /// Type and code of ICMP's port unreachable (RFC 792, RFC 4443).
     const PORT_UNREACHABLE: [u8; 2];
     /// Type and code of ICMP's packet too big, or fragmentation needed (RFC 1191, RFC 4443).

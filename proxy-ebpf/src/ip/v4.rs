@@ -66,6 +66,7 @@ impl Ip for V4 {
     const HEADER: usize = 20;
     const AF: u8 = 2;
     const ICMP: u8 = 1;
+    const ECHO_REQUEST: u8 = 8;
     const PORT_UNREACHABLE: [u8; 2] = [3, 3];
     const TOO_BIG: [u8; 2] = [3, 4];
     const TIME_EXCEEDED: [u8; 2] = [11, 0];

@@ -36,6 +36,7 @@ impl Ip for V6 {
     const HEADER: usize = 40;
     const AF: u8 = 10;
     const ICMP: u8 = 58;
+    const ECHO_REQUEST: u8 = 128;
     const PORT_UNREACHABLE: [u8; 2] = [1, 4];
     const TOO_BIG: [u8; 2] = [2, 0];
     const TIME_EXCEEDED: [u8; 2] = [3, 0];

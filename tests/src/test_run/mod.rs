@@ -119,6 +119,7 @@ impl TestNode {
         let folder = Scratch::create(Kind::Pins, &BedName::next(), "packet")?;
         let pins = Pins::new(folder.path().to_owned());
         datapath::prepare(&pins)?;
+        datapath::make_folders(&pins)?;
         let datapath = datapath::load(&pins, options)?;
         let mut maps = KernelMaps::open(&pins)?;
         set_snat(&mut maps, masquerade, &SNAT_PORTS, &[])?;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use proxy_common::{Protocol, reason::Reason};
 use shunt_tests::{
     Family, addr, gate,
-    packet::{L4, Packet, verify_checksums},
+    packet::{L4, Packet, flags, verify_checksums},
     rows,
     test_run::{NEEDS, Ran, Verdict},
 };
@@ -72,6 +72,33 @@ fn addresses_that_no_service_has_are_dropped() {
         for (hook, packet) in [POD_INGRESS, UPLINK_INGRESS].into_iter().flat_map(|hook| [&tcp, &udp].map(|packet| (hook, packet))) {
             assert_eq!(setup.node.run(hook, &packet.build()).unwrap().verdict, Verdict::Shot);
             setup.assert_counted(&[Reason::Unallocated]);
+        }
+        assert_eq!(setup.node.run(POD_INGRESS, &echo(client, nobody).build()).unwrap().verdict, Verdict::Shot);
+        setup.assert_counted(&[Reason::Unallocated]);
+    }
+}
+
+/// A host outside may have its address there all the same, and dials a pod or a node port: what it has begun is answered.
+#[test]
+fn answers_to_an_address_that_no_service_has_pass() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = with_networks();
+    for family in Family::ALL {
+        let pod = pod_at(family, 3, 8080);
+        let host = addr::cluster_ips(99).at(family, 40_000);
+        let echo = echo(pod, host);
+        let L4::Icmp { kind, code, rest } = echo.l4 else { unreachable!("an echo request") };
+        // The number of an echo reply is that of the request and eight, or one.
+        let reply = L4::Icmp { kind: if kind == 8 { 0 } else { kind + 1 }, code, rest };
+        let [accepting, data] = [flags::SYN | flags::ACK, flags::ACK].map(|bits| Packet::tcp(pod, host, bits));
+        for (packet, reason) in
+            [(accepting, Reason::NoService), (data, Reason::NoService), (Packet { l4: reply, ..echo }, Reason::OtherProtocol)]
+        {
+            let frame = packet.build();
+            assert_eq!(setup.node.run(POD_INGRESS, &frame).unwrap(), Ran { verdict: Verdict::Next, frame });
+            setup.assert_counted(&[reason]);
         }
     }
 }
