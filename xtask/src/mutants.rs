@@ -70,7 +70,7 @@ const MUTANTS: &[Mutant] = &[
     mutant("flow.rs", "(packet.flags.rst() || !may_record)", "(!may_record)"),
     mutant("flow.rs", "if is_here && backend.addr == packet.tuple.src {", "if false {"),
     mutant("snat.rs", "if has_port || ctx.try_node_port::<F>(false) {", "if ctx.try_node_port::<F>(false) {"),
-    mutant("snat.rs", "if !ctx.has_socket::<F>(&scratch.reply_key.tuple(), protocol) {", "if true {"),
+    mutant("snat.rs", "!ctx.has_socket::<F>(&scratch.reply_key.tuple(), protocol) && insert_new", "insert_new"),
     mutant(
         "snat.rs",
         "insert_new(&scratch.reply_key, &scratch.reply) || belongs_to(scratch)",
@@ -99,6 +99,14 @@ const MUTANTS: &[Mutant] = &[
     mutant("csum.rs", "if optional && new == 0 { u16::MAX } else { new }", "new"),
     mutant("csum.rs", "const NOTHING: u64 = 16 *", "const NOTHING: u64 = 4 *"),
     mutant("ctx/tc.rs", "if state == checksum::COMPLETE && !ipv6 {", "if false {"),
+    mutant(
+        "flow.rs",
+        "return state.without(FlowState::FIN.with(FlowState::RST));",
+        "return state.without(FlowState::ESTABLISHED.with(FlowState::FIN).with(FlowState::RST));",
+    ),
+    mutant("entry/tc.rs", "(*skb).pkt_type != HOST", "(*skb).pkt_type == 3"),
+    mutant("undefined.rs", "None if !begins => return End::pass(otherwise),", ""),
+    mutant("icmp.rs", "header.kind == F::ECHO_REQUEST", "header.kind != 255"),
     mutant("undefined.rs", "if is_unallocated { End::drop(Reason::Unallocated) } else { End::pass(otherwise) }", "End::pass(otherwise)"),
     mutant("refuse.rs", "if limits.errors <= ERRORS_A_SECOND {", "if limits.errors <= 2 * ERRORS_A_SECOND {"),
     mutant("refuse.rs", "if held != begun.sum {", "if true {"),
