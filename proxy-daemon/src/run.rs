@@ -84,6 +84,7 @@ async fn serve(config: Config) -> Result<()> {
         changes,
         node_name: config.node_name,
         pins: pins.clone(),
+        in_the_way: String::new(),
     };
     control.begin()?;
     let mut devices = datapath::serve(attacher, network.devices)?;
@@ -148,6 +149,8 @@ struct Control {
     changes: mpsc::Receiver<model::Change>,
     node_name: String,
     pins: Pins,
+    /// Why another version's rest could not be removed, as it was said last.
+    in_the_way: String,
 }
 
 impl Control {
@@ -192,12 +195,14 @@ impl Control {
     }
 
     /// Removes what another version of the daemon has left, which has served until now. Says whether there is nothing left of it.
-    fn relieve_other_versions(&self) -> bool {
-        let removed = datapath::remove_other_versions(&self.pins);
-        if let Err(error) = &removed {
-            tracing::warn!(error = format!("{error:#}"), "what another version of shunt has left could not be removed, to be tried again");
+    fn relieve_other_versions(&mut self) -> bool {
+        let Err(error) = datapath::remove_other_versions(&self.pins) else { return true };
+        let error = format!("{error:#}");
+        if error != self.in_the_way {
+            tracing::warn!(error, "what another version of shunt has left could not be removed, to be tried again");
+            self.in_the_way = error;
         }
-        removed.is_ok()
+        false
     }
 
     fn round(&mut self) -> Round {

@@ -222,6 +222,7 @@ pub fn rare_from_backend<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Verdict> {
 #[inline(always)]
 pub fn related<F: Ip, C: PacketCtx>(ctx: &mut C, side: Side) -> Step<Verdict> {
     let l3 = F::read_fixed(ctx, ctx.l3())?;
+    // Asked here, for the verifier does not take it afterwards.
     let begins = icmp::begins(ctx, &l3);
     if let Some(done) = icmp::translate_error(ctx, &l3, side) {
         return done;

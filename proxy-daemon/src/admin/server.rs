@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     fs::{self, DirBuilder, Permissions},
-    future,
+    future, io,
     os::unix::{
         fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _},
         net::UnixStream as Probe,
@@ -79,8 +79,8 @@ impl Listener {
         }
         match Probe::connect(path) {
             Ok(_) => bail!("another daemon listens at {} (--socket names another place)", path.display()),
-            // Nobody listens, or it is no socket at all, which is not to be removed.
-            Err(_) if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) => {
+            // Nobody listens. It may be no socket at all, which is not to be removed.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && is_socket(path) => {
                 fs::remove_file(path).with_context(binding)?;
             }
             Err(_) => {}
@@ -90,6 +90,10 @@ impl Listener {
         fs::set_permissions(path, Permissions::from_mode(0o600)).with_context(binding)?;
         Ok(listener)
     }
+}
+
+fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
 impl Drop for Listener {

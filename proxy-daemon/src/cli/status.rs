@@ -230,7 +230,7 @@ mod tests {
     fn status() -> Status {
         let mut name = [0; 64];
         name[..2].copy_from_slice(b"n1");
-        let row = NodeRow { layout_version: 1, synced: 1, pid: 42, hz: 250, name, ..bytemuck::Zeroable::zeroed() };
+        let row = NodeRow { seed: 1, layout_version: 1, synced: 1, pid: 42, hz: 250, name };
         let daemon = DaemonView { pid: Some(42), running: false };
         let busiest = Busy {
             source: "192.0.2.1".parse().unwrap(),

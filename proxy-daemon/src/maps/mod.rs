@@ -10,6 +10,7 @@ mod counters;
 mod error;
 mod filter;
 mod flows;
+mod foreign;
 mod frontends;
 mod mapped;
 mod pins;
@@ -172,7 +173,7 @@ impl KernelMaps {
     /// flows find their backends by it.
     pub fn seed_of_another_version(pins: &Pins) -> Option<u64> {
         let others = pins.versions().ok()?.into_iter().filter(|dir| *dir != pins.version());
-        let seeds = others.filter_map(|dir| batch::first_word(&open(&Pins::maps_in(&dir), maps::NODE).ok()?));
+        let seeds = others.filter_map(|dir| foreign::first_word(&open(&Pins::maps_in(&dir), maps::NODE).ok()?));
         seeds.rev().find(|seed| *seed != 0)
     }
 

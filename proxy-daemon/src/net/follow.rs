@@ -103,12 +103,11 @@ impl Follower {
         let mut listener = Listener::open(socket::RECEIVE_BUFFER)?;
         let asker = Asker::open()?;
         let mut full_list = time::interval(FULL_LIST_EVERY);
-        full_list.reset();
         full_list.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Kept apart from the receiver in `self`, which is read while this one waits.
         let mut node_ips = self.node_ips.clone();
-        // Before anything is told: from messages alone nobody knows what else is there. And not from one list, which may leave something out: what
-        // is in none of two, and has gone as far as anybody can tell, loses its programs.
+        // Before anything is told: from messages alone nobody knows what else is there. At the start twice, since one list may leave something out
+        // (`add_overlooked`), and what is not told of then loses its programs.
         if self.started.is_some() {
             self.table.replace(asker.list(&self.rules).await?);
         }

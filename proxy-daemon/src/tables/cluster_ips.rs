@@ -70,10 +70,10 @@ impl ClusterIps {
             self.say(id, *addr, None, changes);
         }
         for (addr, undefined) in now.iter().filter(|(addr, undefined)| before.get(*addr) != Some(*undefined)) {
+            self.entry(*addr).said.insert(id, *undefined);
             if *undefined == Undefined::LEAVE {
-                self.say(id, *addr, Some(*undefined), changes);
+                self.settle(*addr, changes);
             } else {
-                self.entry(*addr).said.insert(id, *undefined);
                 self.claimed.insert(*addr);
             }
         }

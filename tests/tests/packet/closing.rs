@@ -24,6 +24,11 @@ fn parties(family: Family) -> [SocketAddr; 3] {
     [pod_at(family, 3, 40_000), service_at(family, 1), pod_at(family, 10, 8080)]
 }
 
+/// What the entries of both directions remember.
+fn states(setup: &Setup, [client, service, backend]: [SocketAddr; 3]) -> [FlowState; 2] {
+    [forward(&setup.node, client, service).state, forward(&setup.node, backend, client).state]
+}
+
 #[test]
 fn a_connection_is_new_established_and_closing() {
     if gate::skip(NEEDS) {
@@ -33,28 +38,27 @@ fn a_connection_is_new_established_and_closing() {
     setup.serve(1, &[10]);
     for family in Family::ALL {
         let [client, service, backend] = parties(family);
-        let states = |setup: &Setup| [forward(&setup.node, client, service).state, forward(&setup.node, backend, client).state];
         let from_client = |bits| Packet::tcp(client, service, bits);
         let from_backend = |bits| Packet::tcp(backend, client, bits);
 
         setup.backend(&syn(client, service));
-        assert_eq!(states(&setup), [NEW, REPLY]);
+        assert_eq!(states(&setup, parties(family)), [NEW, REPLY]);
         setup.translated(POD_EGRESS, &from_backend(flags::SYN | flags::ACK));
-        assert_eq!(states(&setup), [NEW, REPLY.with(ESTABLISHED)]);
+        assert_eq!(states(&setup, parties(family)), [NEW, REPLY.with(ESTABLISHED)]);
         setup.backend(&data(client, service));
-        assert_eq!(states(&setup), [ESTABLISHED, REPLY.with(ESTABLISHED)]);
+        assert_eq!(states(&setup, parties(family)), [ESTABLISHED, REPLY.with(ESTABLISHED)]);
         setup.translated(POD_EGRESS, &from_backend(flags::ACK));
-        assert_eq!(states(&setup), [ESTABLISHED, REPLY.with(ESTABLISHED)]);
+        assert_eq!(states(&setup, parties(family)), [ESTABLISHED, REPLY.with(ESTABLISHED)]);
         setup.translated(POD_EGRESS, &from_backend(flags::FIN | flags::ACK));
-        assert_eq!(states(&setup), [ESTABLISHED, REPLY.with(ESTABLISHED).with(FIN)]);
+        assert_eq!(states(&setup, parties(family)), [ESTABLISHED, REPLY.with(ESTABLISHED).with(FIN)]);
         setup.backend(&from_client(flags::FIN | flags::ACK));
-        assert_eq!(states(&setup)[0], ESTABLISHED.with(FIN));
+        assert_eq!(states(&setup, parties(family))[0], ESTABLISHED.with(FIN));
         setup.backend(&data(client, service));
-        assert_eq!(states(&setup)[0], ESTABLISHED.with(FIN), "what was seen is not forgotten");
+        assert_eq!(states(&setup, parties(family))[0], ESTABLISHED.with(FIN), "what was seen is not forgotten");
         setup.backend(&from_client(flags::RST));
-        assert_eq!(states(&setup)[0], ESTABLISHED.with(FIN).with(RST));
+        assert_eq!(states(&setup, parties(family))[0], ESTABLISHED.with(FIN).with(RST));
         setup.backend(&syn(client, service));
-        assert_eq!(states(&setup), [NEW, REPLY], "a new connection on the same ports begins anew");
+        assert_eq!(states(&setup, parties(family)), [NEW, REPLY], "a new connection on the same ports begins anew");
     }
 }
 
@@ -114,14 +118,13 @@ fn an_attempt_that_begins_nothing_ends_nothing() {
     setup.serve(1, &[10]);
     for family in Family::ALL {
         let [client, service, backend] = parties(family);
-        let states = |setup: &Setup| [forward(&setup.node, client, service).state, forward(&setup.node, backend, client).state];
         setup.backend(&syn(client, service));
         setup.translated(POD_EGRESS, &Packet::tcp(backend, client, flags::SYN | flags::ACK));
         setup.backend(&data(client, service));
         setup.backend(&syn(client, service));
-        assert_eq!(states(&setup), [ESTABLISHED, REPLY.with(ESTABLISHED)]);
+        assert_eq!(states(&setup, parties(family)), [ESTABLISHED, REPLY.with(ESTABLISHED)]);
         setup.translated(POD_EGRESS, &data(backend, client));
-        assert_eq!(states(&setup), [ESTABLISHED, REPLY.with(ESTABLISHED)]);
+        assert_eq!(states(&setup, parties(family)), [ESTABLISHED, REPLY.with(ESTABLISHED)]);
     }
 }
 
@@ -135,14 +138,13 @@ fn what_begins_in_mid_stream_waits_for_its_answer() {
     setup.serve(1, &[10]);
     for family in Family::ALL {
         let [client, service, backend] = parties(family);
-        let states = |setup: &Setup| [forward(&setup.node, client, service).state, forward(&setup.node, backend, client).state];
         setup.backend(&data(client, service));
-        assert_eq!(states(&setup), [ESTABLISHED, REPLY]);
+        assert_eq!(states(&setup, parties(family)), [ESTABLISHED, REPLY]);
         setup.translated(POD_EGRESS, &data(backend, client));
-        assert_eq!(states(&setup), [ESTABLISHED, REPLY.with(ESTABLISHED)]);
+        assert_eq!(states(&setup, parties(family)), [ESTABLISHED, REPLY.with(ESTABLISHED)]);
         setup.node.forget_flows().unwrap();
         setup.backend(&Packet::tcp(client, service, flags::FIN | flags::ACK));
-        assert_eq!(states(&setup), [ESTABLISHED.with(FIN), REPLY]);
+        assert_eq!(states(&setup, parties(family)), [ESTABLISHED.with(FIN), REPLY]);
     }
 }
 
@@ -223,20 +225,19 @@ fn datagrams_are_a_question_and_an_answer_or_more() {
     setup.serve(1, &[10]);
     for family in Family::ALL {
         let [client, service, backend] = parties(family);
-        let states = |setup: &Setup| [forward(&setup.node, client, service).state, forward(&setup.node, backend, client).state];
         undisturbed(|| {
             setup.node.forget_flows().unwrap();
             setup.backend(&datagram(client, service));
-            assert_eq!(states(&setup), [NEW, REPLY]);
+            assert_eq!(states(&setup, parties(family)), [NEW, REPLY]);
             let since = touch(&mut setup.node);
             setup.backend(&datagram(client, service));
             setup.translated(POD_EGRESS, &datagram(backend, client));
-            is_just_now(&setup.node, since).then(|| assert_eq!(states(&setup), [NEW, REPLY]))
+            is_just_now(&setup.node, since).then(|| assert_eq!(states(&setup, parties(family)), [NEW, REPLY]))
         });
         age(&mut setup.node);
         setup.backend(&datagram(client, service));
-        assert_eq!(states(&setup), [ESTABLISHED, REPLY]);
+        assert_eq!(states(&setup, parties(family)), [ESTABLISHED, REPLY]);
         setup.translated(POD_EGRESS, &datagram(backend, client));
-        assert_eq!(states(&setup), [ESTABLISHED, REPLY.with(ESTABLISHED)]);
+        assert_eq!(states(&setup, parties(family)), [ESTABLISHED, REPLY.with(ESTABLISHED)]);
     }
 }

@@ -79,9 +79,11 @@ fn connections_last_by_what_was_seen_of_them() {
     const ACK: u8 = flags::ACK;
     const FIN: u8 = flags::FIN | ACK;
     let opened: [(bool, u8); 3] = [(true, SYN), (false, SYN | ACK), (true, ACK)];
-    let cases: [(&[(bool, u8)], u32); 6] = [
+    let cases: [(&[(bool, u8)], u32); 8] = [
         (&[(true, SYN)], 2 * MINUTE),
         (&[(true, ACK)], 2 * MINUTE),
+        (&[(true, FIN)], 2 * MINUTE),
+        (&[(true, flags::FIN)], 2 * MINUTE),
         (&opened, 24 * HOUR),
         (&[opened[0], opened[1], opened[2], (false, FIN)], HOUR),
         (&[opened[0], opened[1], opened[2], (false, FIN), (true, FIN)], 2 * MINUTE),

@@ -62,14 +62,14 @@ pub(super) async fn start(kubeconfig: Option<&Path>, node_name: &str, changes: &
         kind: "Service",
         api: Api::<Unconditional<Service>>::all(client.clone()),
         config: watcher::Config::default().fields(SERVICE_FIELDS),
-        convert: convert::service,
+        convert: |service| convert::service(&service.0),
         change: Change::Service,
         required: None,
         if_unknown: None,
     };
     let slices = Watch {
         kind: "EndpointSlice",
-        api: Api::<Unconditional<EndpointSlice>>::all(client.clone()),
+        api: Api::<EndpointSlice>::all(client.clone()),
         config: watcher::Config::default().labels(SLICE_LABELS),
         convert: convert::endpoint_slice,
         change: Change::Slice,
@@ -78,7 +78,7 @@ pub(super) async fn start(kubeconfig: Option<&Path>, node_name: &str, changes: &
     };
     let node = Watch {
         kind: "Node",
-        api: Api::<Unconditional<Node>>::all(client.clone()),
+        api: Api::<Node>::all(client.clone()),
         config: watcher::Config::default().fields(&format!("metadata.name={node_name}")),
         convert: convert::node,
         change: Change::Node,
@@ -89,7 +89,7 @@ pub(super) async fn start(kubeconfig: Option<&Path>, node_name: &str, changes: &
         kind: "ServiceCIDR",
         api: Api::<Unconditional<ServiceCIDR>>::all(client),
         config: watcher::Config::default(),
-        convert: convert::service_cidr,
+        convert: |cidr| convert::service_cidr(&cidr.0),
         change: Change::ServiceCidr,
         required: None,
         if_unknown: Some("packets to ClusterIPs that no Service has are not dropped"),

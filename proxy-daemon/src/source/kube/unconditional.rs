@@ -1,7 +1,7 @@
 //! Objects without the conditions in their status, which mean nothing here.
 //!
-//! Of all that is watched a condition has the only field that the client insists on where the server does not: the time of its last transition. One
-//! object with a condition without it would keep the whole list from being read.
+//! Of all that is watched a condition of a Service or a `ServiceCIDR` has the only field that the client insists on where the server does not: the
+//! time of its last transition. One object with a condition without it would keep the whole list from being read.
 
 use std::borrow::Cow;
 

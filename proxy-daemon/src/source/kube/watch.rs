@@ -17,7 +17,6 @@ use tracing::{debug, info, warn};
 use super::{
     backoff::Backoff,
     connection::{Connection, chain, is_away},
-    unconditional::Unconditional,
 };
 use crate::{
     model::{Change, Event, convert::Converted},
@@ -36,7 +35,7 @@ const ASK_FOR_KIND: Duration = Duration::from_mins(10);
 /// What is watched, and what becomes of it.
 pub(super) struct Watch<K, T> {
     pub(super) kind: &'static str,
-    pub(super) api: Api<Unconditional<K>>,
+    pub(super) api: Api<K>,
     pub(super) config: watcher::Config,
     pub(super) convert: fn(&K) -> Converted<T>,
     pub(super) change: fn(Event<T>) -> Change,
@@ -138,14 +137,14 @@ where
     }
 
     /// Turns an event into a change, if it completes one.
-    fn accept(&mut self, event: watcher::Event<Unconditional<K>>) -> Option<Change> {
+    fn accept(&mut self, event: watcher::Event<K>) -> Option<Change> {
         let event = match event {
             watcher::Event::Init => {
                 self.problems.begin_list();
                 self.list.clear();
                 return None;
             }
-            watcher::Event::InitApply(Unconditional(object)) => {
+            watcher::Event::InitApply(object) => {
                 let converted = self.convert(&object);
                 self.list.extend(converted.object);
                 return None;
@@ -160,7 +159,7 @@ where
                 self.is_listed = true;
                 Event::Reset(list)
             }
-            watcher::Event::Apply(Unconditional(object)) => {
+            watcher::Event::Apply(object) => {
                 self.accepted();
                 let Converted { name, object, .. } = self.convert(&object);
                 match object {
@@ -172,7 +171,7 @@ where
                     None => Event::Deleted(name),
                 }
             }
-            watcher::Event::Delete(Unconditional(object)) => {
+            watcher::Event::Delete(object) => {
                 let name = (self.watch.convert)(&object).name;
                 self.problems.forget(&name);
                 Event::Deleted(name)
