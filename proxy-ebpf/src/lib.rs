@@ -1,6 +1,6 @@
 //! The packet path: what happens to a packet at a hook, in the order in which it happens.
 //!
-//! `entry -> ctx -> parse -> filter -> flow (hit: translate, done) -> frontend -> affinity -> record flow -> translate -> forward -> verdict`
+//! `entry -> ctx -> parse -> filter -> flow (hit: translate, done) -> frontend -> affinity -> new flow -> translate -> forward -> verdict`
 //!
 //! The rules of this crate:
 //! * Everything is generic over the address family (`F`) and over where the packet lives (`C`), and inlined into its entry.
@@ -34,11 +34,13 @@ pub mod filter;
 
 pub mod flow;
 
-mod snat;
-
 pub mod frontend;
 
 pub mod affinity;
+
+pub mod new_flow;
+
+mod snat;
 
 pub mod translate;
 

@@ -17,6 +17,7 @@ use crate::{
     frontend::{self, Scope},
     icmp,
     ip::{Ip, L3, Piece},
+    new_flow,
     parse::{Packet, parse, parse_first, parse_l4},
     translate::{has_begun_checksum, translate, translate_later},
     undefined::{is_cluster_ip, judge, nobody},
@@ -95,7 +96,7 @@ fn chosen<F: Ip, C: PacketCtx>(ctx: &C, packet: Step<Packet<F>>, scope: Scope) -
         return judge::<F>(packet.tuple.dst, packet.may_move(), Reason::NoService);
     };
     match frontend::choose(ctx, &packet, frontend, scope) {
-        Ok(choice) => flow::leave_to_begin(&choice),
+        Ok(choice) => new_flow::leave(&choice),
         Err(end) => end,
     }
 }
@@ -112,7 +113,7 @@ pub fn note_foreign<F: Ip, C: PacketCtx>(ctx: &C) -> End {
 /// Begins a flow.
 #[inline(always)]
 pub fn begin<F: Ip, C: PacketCtx>(ctx: &C) -> End {
-    match parse_first::<F, C>(ctx).and_then(|packet| flow::start(&packet)) {
+    match parse_first::<F, C>(ctx).and_then(|packet| new_flow::start(&packet)) {
         Ok(way) => flow::leave(&way),
         Err(end) => end,
     }
@@ -121,7 +122,7 @@ pub fn begin<F: Ip, C: PacketCtx>(ctx: &C) -> End {
 /// Begins a flow whose client the node stands in for.
 #[inline(always)]
 pub fn stand_in<F: Ip, C: PacketCtx>(ctx: &C) -> End {
-    match parse_first::<F, C>(ctx).and_then(|packet| flow::start_masqueraded(ctx, &packet)) {
+    match parse_first::<F, C>(ctx).and_then(|packet| new_flow::start_masqueraded(ctx, &packet)) {
         Ok(way) => flow::leave(&way),
         Err(end) => end,
     }
@@ -157,10 +158,10 @@ pub fn choose_early<F: Ip, C: PacketCtx>(ctx: &C) -> End {
 #[inline(always)]
 pub fn begin_early<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
     let packet = parse::<F, C>(ctx)?;
-    if flow::is_to_itself(&packet)? {
+    if new_flow::is_to_itself(&packet)? {
         return Err(End::pass(Reason::NoService));
     }
-    let way = flow::start(&packet)?;
+    let way = new_flow::start(&packet)?;
     if is_for_tc(&packet, &way) {
         return Err(End::pass(Reason::NoService));
     }

@@ -9,9 +9,8 @@ use proxy_common::{ANY_DEVICE, FlowState, PORT_STEP, Port, Protocol, SnatSource,
 
 use crate::{
     counters::count,
-    ctx::PacketCtx,
+    ctx::{PacketCtx, Route},
     flow::{forget_if_over, insert_new, scratch},
-    forward::Route,
     ip::Ip,
     maps::{SNAT_CURSOR, Scratch},
     parse::Packet,

@@ -67,8 +67,8 @@ const MUTANTS: &[Mutant] = &[
     mutant("flow.rs", "if owner.state().has(FlowState::FOREIGN) {", "if true {"),
     mutant("flow.rs", "Some(entry) if packet.flags.rst() => break_off(entry),", ""),
     mutant("flow.rs", "limits.flows <= settings::new_flows()", "limits.flows <= settings::new_flows() * 2"),
-    mutant("flow.rs", "(packet.flags.rst() || !may_record)", "(!may_record)"),
-    mutant("flow.rs", "if is_here && backend.addr == packet.tuple.src {", "if false {"),
+    mutant("new_flow.rs", "(packet.flags.rst() || !may_record)", "(!may_record)"),
+    mutant("new_flow.rs", "if is_here && backend.addr == packet.tuple.src {", "if false {"),
     mutant("snat.rs", "if has_port || ctx.try_node_port::<F>(false) {", "if ctx.try_node_port::<F>(false) {"),
     mutant("snat.rs", "!ctx.has_socket::<F>(&scratch.reply_key.tuple(), protocol) && insert_new", "insert_new"),
     mutant(

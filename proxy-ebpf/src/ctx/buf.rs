@@ -1,9 +1,8 @@
 //! A packet in a byte buffer: the context of host tests, and of whoever wants to run the packet core without a kernel.
 
-use super::{ETH_LEN, PacketCtx, too_short};
+use super::{ETH_LEN, Hop, PacketCtx, Route, too_short};
 use crate::{
     csum::{Delta, replace},
-    forward::{Hop, Route},
     ip::{
         Ip,
         extensions::{self, ExtensionsWord},

@@ -7,10 +7,8 @@ use aya_ebpf::{
     helpers::generated::bpf_fib_lookup,
 };
 
-use crate::{
-    forward::{Hop, Route},
-    ip::Ip,
-};
+use super::{Hop, Route};
+use crate::ip::Ip;
 
 /// A question to the kernel's routing, and the answer (`struct bpf_fib_lookup`, linux/bpf.h), in words: the compiler calls a function to clear
 /// anything smaller.

@@ -3,11 +3,13 @@
 mod buf;
 mod checksum;
 mod fib;
+mod route;
 mod socket;
 mod tc;
 mod xdp;
 
 pub use buf::BufCtx;
+pub use route::{Hop, Route};
 pub use tc::TcCtx;
 pub use xdp::XdpCtx;
 
@@ -15,7 +17,6 @@ use proxy_common::{Protocol, Tuple, reason::Reason};
 
 use crate::{
     csum::Delta,
-    forward::{Hop, Route},
     ip::{Ip, extensions::ExtensionsWord},
     verdict::{End, Step},
 };

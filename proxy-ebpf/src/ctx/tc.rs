@@ -9,10 +9,9 @@ use aya_ebpf::{
 };
 use proxy_common::{Protocol, Tuple, reason::Reason};
 
-use super::{ETH_LEN, PacketCtx, TRANSLATED_MARK, checksum, fib, socket, too_short};
+use super::{ETH_LEN, Hop, PacketCtx, Route, TRANSLATED_MARK, checksum, fib, socket, too_short};
 use crate::{
     csum::{Delta, replace, replace_begun},
-    forward::{Hop, Route},
     ip::{
         Ip,
         extensions::{self, ExtensionsWord},

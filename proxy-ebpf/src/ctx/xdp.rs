@@ -6,10 +6,9 @@ use aya_ebpf::{
 };
 use proxy_common::{Port, Protocol, Tuple, reason::Reason};
 
-use super::{ETH_LEN, PacketCtx, TRANSLATED_MARK, socket, too_short};
+use super::{ETH_LEN, Hop, PacketCtx, Route, TRANSLATED_MARK, socket, too_short};
 use crate::{
     csum::{Delta, replace},
-    forward::{Hop, Route},
     ip::{
         Ip,
         extensions::{self, ExtensionsWord},
