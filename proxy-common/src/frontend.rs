@@ -1,8 +1,8 @@
 //! Frontends: what a client dials.
 //!
-//! A frontend is looked up in a hash by [`FrontendKey`]; the value, [`FrontendRef`], never changes in the frontend's life and points at
-//! a [`FrontendRow`] in a memory-mapped array, which holds all that does change. Rewriting a hash entry under traffic makes
-//! concurrent look-ups miss the key; storing a word into an array row does not.
+//! A frontend is looked up in a hash by [`FrontendKey`]; the value, [`FrontendRef`], changes only when another service port gets the frontend, and
+//! points at a [`FrontendRow`] in a memory-mapped array, which holds all that does change. Rewriting a hash entry under traffic makes
+//! concurrent look-ups miss the key, if seldom; storing a word into an array row does not.
 
 use bytemuck::{Pod, Zeroable};
 

@@ -41,7 +41,7 @@ pub struct Choice<F: Ip> {
 #[inline(always)]
 pub fn find<F: Ip>(tuple: &Tuple<F>, protocol: Protocol) -> Option<FrontendRef> {
     let key = FrontendKey::new(tuple.dst, tuple.dst_port, protocol);
-    // SAFETY: the value of a frontend never changes in its life; it is copied before anything else happens.
+    // SAFETY: the daemon replaces an entry as a whole, and the value is copied before anything else happens.
     unsafe { F::frontends().get(&key) }.copied()
 }
 

@@ -9,8 +9,9 @@ use proxy_common::{Address as _, Family, FrontendKey, FrontendRef, Port, Protoco
 use super::{Error, Row, open_as};
 use crate::model::FrontendAddr;
 
-/// Does not replace: a hash entry is never rewritten while packets look it up.
-const BPF_NOEXIST: u64 = 1;
+/// Replaces what is there. The kernel puts the new element before the old one and takes that away afterwards: a look-up finds one of them, unless it
+/// has gone past the one as the other goes.
+const BPF_ANY: u64 = 0;
 
 /// `FRONTENDS_V4` or `FRONTENDS_V6`.
 pub struct FrontendTable<F: Family> {
@@ -43,9 +44,9 @@ where
         Ok(self.key(addr)?.0.place())
     }
 
-    pub(super) fn insert(&mut self, addr: &FrontendAddr, value: FrontendRef) -> Result<(), Error> {
+    pub(super) fn set(&mut self, addr: &FrontendAddr, value: FrontendRef) -> Result<(), Error> {
         let key = self.key(addr)?;
-        self.map.insert(key, Row(value), BPF_NOEXIST).map_err(|source| Error::Write { map: self.name, source })
+        self.map.insert(key, Row(value), BPF_ANY).map_err(|source| Error::Write { map: self.name, source })
     }
 
     /// Removes a frontend. One that is not there is as good as removed.

@@ -113,18 +113,13 @@ fn set_row<T: bytemuck::Pod>(array: &mut Array<MapData, Row<T>>, map: &'static s
 }
 
 /// Inserts a frontend, which packets find only where the filter is marked.
-fn insert_frontend<F: Family>(
-    filter: &Filter,
-    frontends: &mut FrontendTable<F>,
-    addr: &FrontendAddr,
-    value: FrontendRef,
-) -> Result<(), Error>
+fn set_frontend<F: Family>(filter: &Filter, frontends: &mut FrontendTable<F>, addr: &FrontendAddr, value: FrontendRef) -> Result<(), Error>
 where
     FrontendKey<F>: bytemuck::Pod,
 {
     let place = frontends.place(addr)?;
     filter.mark(place)?;
-    frontends.insert(addr, value)?;
+    frontends.set(addr, value)?;
     // Once more, for the case that this thread stood still so long that the mark was taken for one of something that is gone.
     filter.mark(place)
 }
@@ -303,9 +298,9 @@ impl Maps for KernelMaps {
             },
             Change::Networks4(networks) => set_row(&mut self.networks4, maps::NETWORKS_V4, *networks),
             Change::Networks6(networks) => set_row(&mut self.networks6, maps::NETWORKS_V6, *networks),
-            Change::InsertFrontend { addr, value } => match addr.addr {
-                IpAddr::V4(_) => insert_frontend(&self.filter, &mut self.frontends4, addr, *value),
-                IpAddr::V6(_) => insert_frontend(&self.filter, &mut self.frontends6, addr, *value),
+            Change::SetFrontend { addr, value } => match addr.addr {
+                IpAddr::V4(_) => set_frontend(&self.filter, &mut self.frontends4, addr, *value),
+                IpAddr::V6(_) => set_frontend(&self.filter, &mut self.frontends6, addr, *value),
             },
             Change::RemoveFrontend { addr } => match addr.addr {
                 IpAddr::V4(_) => self.frontends4.remove(addr),

@@ -296,6 +296,13 @@ impl Model {
         self.claims.winner(claim)
     }
 
+    /// The service port that serves a frontend, if node ports are served at its address.
+    pub fn server(&self, frontend: &FrontendAddr) -> Option<&ServicePortName> {
+        let FrontendAddr { addr, port, protocol } = *frontend;
+        let node_port = Claim::NodePort { family: IpFamily::of(addr), port, protocol };
+        self.winner(Claim::Address(*frontend)).or_else(|| self.winner(node_port))
+    }
+
     /// How many claims to frontends are lost to another service port.
     pub fn lost_claims(&self) -> usize {
         self.claims.lost()

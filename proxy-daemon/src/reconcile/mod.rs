@@ -234,17 +234,34 @@ impl<M: Maps> Reconciler<M> {
         self.pending.extend(self.failed.iter().map(|(name, _)| name.clone()));
     }
 
-    /// What there is to bring to its plan. Room comes from what leaves: services that are gone first, then what did not fit before. A port that is
-    /// gone of a Service that stays comes after the others: one of them may have its frontends now, under another name. What failed comes by
-    /// itself after everything else, since nothing comes after what fails again.
+    /// What there is to bring to its plan. Room comes from what leaves: service ports that are gone come first, then what did not fit before. What
+    /// failed comes by itself after everything else, since nothing comes after what fails again.
     fn due(&mut self) -> [Vec<ServicePortName>; 2] {
         let mut pending = std::mem::take(&mut self.pending);
         let failed: Vec<_> = self.failed.iter().filter(|(name, _)| pending.remove(name)).map(|(name, _)| name.clone()).collect();
         let refused = self.refused.keys().filter(|name| !self.has_failed(name)).cloned();
         let (alive, gone): (BTreeSet<_>, BTreeSet<_>) =
             pending.into_iter().chain(refused).partition(|name| self.model.service_port(name).is_some());
-        let (renamed, gone): (Vec<_>, Vec<_>) = gone.into_iter().partition(|name| self.model.has_service(&name.service()));
-        [gone.into_iter().chain(alive).chain(renamed).collect(), failed]
+        [self.takers_first(gone.into_iter().chain(alive).collect()), failed]
+    }
+
+    /// Puts whoever is to have a frontend before whoever has it, as far as that can be: the frontend changes hands in one step then.
+    fn takers_first(&self, names: Vec<ServicePortName>) -> Vec<ServicePortName> {
+        let mut left: BTreeSet<_> = names.iter().cloned().collect();
+        let mut ordered = Vec::with_capacity(names.len());
+        let mut stack: Vec<_> = names.into_iter().rev().map(|name| (name, false)).collect();
+        while let Some((name, are_takers_done)) = stack.pop() {
+            if are_takers_done {
+                ordered.push(name);
+            } else if left.remove(&name) {
+                let frontends = self.tables.iter().flat_map(|tables| tables.frontends(&name));
+                let takers = frontends.filter_map(|addr| self.model.server(addr)).filter(|taker| left.contains(*taker));
+                let takers: Vec<_> = takers.map(|taker| (taker.clone(), false)).collect();
+                stack.push((name, true));
+                stack.extend(takers);
+            }
+        }
+        ordered
     }
 
     fn has_failed(&self, name: &ServicePortName) -> bool {

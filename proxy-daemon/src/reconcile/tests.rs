@@ -42,7 +42,7 @@ enum Met {
 
 impl Maps for Fake {
     fn apply(&mut self, change: &tables::Change) -> Result<(), maps::Error> {
-        let never = matches!(change, tables::Change::InsertFrontend { addr, .. } if self.refused.contains(&addr.addr));
+        let never = matches!(change, tables::Change::SetFrontend { addr, .. } if self.refused.contains(&addr.addr));
         if never || self.refuse_in == Some(0) {
             self.refuse_in = None;
             return Err(maps::Error::Write { map: "TEST", source: MapError::KeyNotFound });
@@ -220,12 +220,45 @@ fn a_port_that_gets_another_name_goes_on_being_served() {
         reconciler.maps.watched = [(frontend("10.96.0.1"), Vec::new())].into();
         reconciler.change(named(after));
         reconciler.round();
-        let met = &reconciler.maps.watched[&frontend("10.96.0.1")];
-        assert_eq!(
-            met[..],
-            [Met::Frontend, Met::Refusal, Met::Frontend],
-            "an entry is never rewritten: it goes before its successor comes"
+        assert_eq!(reconciler.maps.watched[&frontend("10.96.0.1")], [Met::Frontend]);
+    }
+}
+
+/// From who goes or stays to who is new or was there, by a chain of them, and whatever their names are.
+#[test]
+fn what_changes_hands_is_served_all_the_time() {
+    let with = |name: &str, ip: &str, external_ips: &[&str]| {
+        let externals = external_ips.join(", ");
+        let text = format!(
+            "{{metadata: {{name: {name}, namespace: d}}, spec: {{clusterIP: {ip}, externalIPs: [{externals}], ports: [{{port: 80}}]}}}}"
         );
+        Change::Service(Event::Applied(convert::service(&yaml(&text)).object.unwrap()))
+    };
+    let gone = |name| Change::Service(Event::Deleted(ObjectName::new("d", name)));
+    let [ip, other_ip, third_ip] = ["10.96.0.1", "10.96.0.2", "10.96.0.3"];
+    let [x, y] = ["198.51.100.1", "198.51.100.2"];
+    for [first, second, third] in [["a", "b", "c"], ["c", "b", "a"], ["b", "a", "c"]] {
+        let before = [with(first, ip, &[x]), with(second, other_ip, &[y])];
+        let moves = [
+            (vec![with(first, ip, &[]), with(second, other_ip, &[y, x])], vec![x]),
+            (vec![with(first, ip, &[]), with(second, other_ip, &[x]), with(third, third_ip, &[y])], vec![x, y]),
+            (vec![gone(first), with(third, ip, &[x])], vec![ip, x]),
+            (vec![gone(first), with(second, other_ip, &[x]), with(third, third_ip, &[y])], vec![x, y]),
+        ];
+        for (changes, moved) in moves {
+            let mut reconciler = reconciler(Fake::default(), before.clone());
+            reconciler.round();
+            reconciler.maps.watched = moved.iter().map(|ip| (frontend(ip), Vec::new())).collect();
+            let owners: Vec<_> = moved.iter().map(|ip| reconciler.maps.kernel.owner(&frontend(ip))).collect();
+            for change in changes {
+                reconciler.change(change);
+            }
+            reconciler.round();
+            for ((addr, met), before) in reconciler.maps.watched.iter().zip(owners) {
+                assert_eq!(met[..], [Met::Frontend], "{addr}, from {first} to {second} and {third}");
+                assert_ne!(reconciler.maps.kernel.owner(addr), before, "{addr} has not changed hands");
+            }
+        }
     }
 }
 

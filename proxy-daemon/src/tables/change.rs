@@ -95,11 +95,11 @@ pub enum Change {
     Networks4(Networks<V4>),
     /// Writes the networks that Services have their IPv6 addresses from.
     Networks6(Networks<V6>),
-    /// Makes a frontend known. Its key is not in the map.
-    InsertFrontend {
+    /// Makes a frontend known, or has it change hands in one step.
+    SetFrontend {
         /// The key.
         addr: FrontendAddr,
-        /// The value, which stays what it is as long as the entry is there.
+        /// The value, which stays what it is as long as the frontend is the same service port's.
         value: FrontendRef,
     },
     /// Makes a frontend unknown.

@@ -255,7 +255,8 @@ impl Tables {
         let Leftovers { frontends, lives, ids } = std::mem::take(&mut self.leftovers);
         let mut changes = Vec::new();
         for addr in frontends.iter().filter(|addr| matches!(self.owners.get(addr), Some(Owner::Stray(_)))).collect::<Vec<_>>() {
-            changes.extend(self.take_over(addr, now));
+            self.take_over(addr, now);
+            changes.push(Change::RemoveFrontend { addr: *addr });
         }
         for index in lives {
             self.pools.lives.unblock(index, now);
@@ -275,6 +276,11 @@ impl Tables {
     /// Every service port that has rows, in order.
     pub fn names(&self) -> impl Iterator<Item = &ServicePortName> {
         self.names.keys()
+    }
+
+    /// The frontends of a service port that has rows.
+    pub fn frontends(&self, name: &ServicePortName) -> impl Iterator<Item = &FrontendAddr> {
+        self.names.get(name).and_then(|id| self.services.get(id)).into_iter().flat_map(|service| service.frontends.keys())
     }
 
     /// The id of a service port that has rows.

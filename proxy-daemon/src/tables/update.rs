@@ -153,8 +153,8 @@ impl Tables {
             let row = RowIndex(self.pools.rows.take(now).expect("room for the rows was checked"));
             let frontend = Frontend::new(row, service.id, &content);
             changes.push(Change::Row { row, value: frontend.value });
-            changes.extend(self.take_over(addr, now));
-            changes.push(Change::InsertFrontend { addr: *addr, value: FrontendRef { service: service.id, row } });
+            self.take_over(addr, now);
+            changes.push(Change::SetFrontend { addr: *addr, value: FrontendRef { service: service.id, row } });
             self.owners.insert(*addr, Owner::Service(service.id));
             service.frontends.insert(*addr, frontend);
         }
@@ -173,15 +173,17 @@ impl Tables {
     }
 
     /// Takes a frontend from whoever has it.
-    pub(super) fn take_over(&mut self, addr: &FrontendAddr, now: Instant) -> Option<Change> {
-        let row = match self.owners.remove(addr)? {
-            Owner::Service(id) => self.services.get_mut(&id).and_then(|loser| loser.frontends.remove(addr)).map(|frontend| frontend.row),
-            Owner::Stray(row) => row,
+    pub(super) fn take_over(&mut self, addr: &FrontendAddr, now: Instant) {
+        let row = match self.owners.remove(addr) {
+            Some(Owner::Service(id)) => {
+                self.services.get_mut(&id).and_then(|loser| loser.frontends.remove(addr)).map(|frontend| frontend.row)
+            }
+            Some(Owner::Stray(row)) => row,
+            None => None,
         };
         if let Some(row) = row {
             self.pools.rows.give(row.0, now);
         }
-        Some(Change::RemoveFrontend { addr: *addr })
     }
 
     fn remove_frontends(&mut self, frontends: impl IntoIterator<Item = (FrontendAddr, Frontend)>, now: Instant, changes: &mut Vec<Change>) {

@@ -71,7 +71,10 @@ impl Kernel {
             Change::ClusterIp { addr, undefined: None } => assert!(self.cluster_ips.remove(addr).is_some()),
             Change::Networks4(networks) => self.networks4 = Some(*networks),
             Change::Networks6(networks) => self.networks6 = Some(*networks),
-            Change::InsertFrontend { addr, value } => assert_eq!(self.frontends.insert(*addr, *value), None, "an entry was rewritten"),
+            Change::SetFrontend { addr, value } => {
+                let before = self.frontends.insert(*addr, *value);
+                assert!(before.is_none_or(|before| before.service != value.service), "an entry was rewritten for nothing");
+            }
             Change::RemoveFrontend { addr } => assert!(self.frontends.remove(addr).is_some()),
         }
     }
@@ -98,6 +101,11 @@ impl Kernel {
                 Outcome::Backends(*service, backends)
             }
         }
+    }
+
+    /// Which service port has a frontend.
+    pub(crate) fn owner(&self, addr: &FrontendAddr) -> Option<ServiceId> {
+        self.frontends.get(addr).map(|frontend| frontend.service)
     }
 
     /// Whether a client may use a frontend that is there.

@@ -81,7 +81,7 @@ fn kinds(changes: &[Change]) -> Vec<&'static str> {
         Change::Networks4(_) | Change::Networks6(_) => "networks",
         Change::InsertSource { .. } => "let in",
         Change::RemoveSource { .. } => "shut out",
-        Change::InsertFrontend { .. } => "insert",
+        Change::SetFrontend { .. } => "insert",
         Change::RemoveFrontend { .. } => "remove",
     };
     changes.iter().map(kind).collect()
@@ -363,7 +363,7 @@ fn a_frontend_is_taken_over_from_its_loser_whichever_comes_first() {
     let mut pair = Pair::new(ROOMY);
     pair.set("old", Some(&plan(&[A, B], [1]))).unwrap();
     let changes = pair.set("new", Some(&plan(&[A], [2]))).unwrap();
-    assert_eq!(kinds(&changes), ["name", "begin", "fill", "row", "remove", "insert"]);
+    assert_eq!(kinds(&changes), ["name", "begin", "fill", "row", "insert"]);
     assert_eq!(pair.backends(A), addrs([2]));
     assert_eq!(pair.set("old", Some(&plan(&[B], [1]))).unwrap(), []);
     assert_eq!(kinds(&pair.set("old", None).unwrap()), ["remove", "end", "unname"]);
