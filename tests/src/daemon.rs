@@ -81,6 +81,18 @@ impl Builder {
         Ok(daemon)
     }
 
+    /// Starts the daemon on a node that has one, and waits until it waits for that one to end.
+    pub fn start_waiting(self) -> Result<Daemon> {
+        let process = Process::spawn(&mut self.run()?)?;
+        let daemon = Daemon { how: self, process: Some(process) };
+        wait::until("a daemon that waits for another", START_LIMIT, || {
+            let log = daemon.log();
+            ensure!(log.contains("waiting for it to end"), "its log is {log:?}");
+            Ok(())
+        })?;
+        Ok(daemon)
+    }
+
     fn run(&self) -> Result<Command> {
         let mut command = self.shunt("run");
         match &self.source {
@@ -145,11 +157,16 @@ impl Daemon {
     pub fn restart(&mut self) -> Result<()> {
         self.terminate()?;
         self.process = Some(Process::spawn(&mut self.how.run()?)?);
-        let synced = self.wait_until_synced();
+        self.wait_until_synced()
+    }
+
+    /// Waits until it has applied all there is.
+    pub fn wait_until_synced(&mut self) -> Result<()> {
+        let synced = self.try_until_synced();
         synced.with_context(|| format!("on {}; its log:\n{}", self.how.node.name(), self.log()))
     }
 
-    fn wait_until_synced(&mut self) -> Result<()> {
+    fn try_until_synced(&mut self) -> Result<()> {
         let ended = wait::until("a synced daemon", START_LIMIT, || {
             // Its end is final: there is nothing more to wait for.
             if let Some(status) = self.process.as_mut().map(Process::poll).transpose()?.flatten() {

@@ -217,16 +217,12 @@ pub(crate) fn evict(node: &mut TestNode, side: Side, protocol: Protocol, src: So
 
 /// Makes every flow so old that its next packet looks after its partner.
 pub(crate) fn age(node: &mut TestNode) {
-    node.age_flows::<V4>(2).unwrap();
-    node.age_flows::<V6>(2).unwrap();
+    node.age_flows(2).unwrap();
 }
 
 /// Nothing has been silent for long, however slow the machine is; says when that was.
 pub(crate) fn touch(node: &mut TestNode) -> u32 {
-    let now = node.clock().unwrap();
-    node.touch_flows::<V4>().unwrap();
-    node.touch_flows::<V6>().unwrap();
-    now
+    node.touch_flows().unwrap()
 }
 
 /// Whether less than a second has gone by, for the programs.

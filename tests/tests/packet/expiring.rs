@@ -190,8 +190,7 @@ fn the_entry_of_another_flow_stays() {
         let [first, second] = [1, 2].map(|number| service_at(family, number));
         setup.backend(&syn(client, first));
         evict(&mut setup.node, Side::Egress, Protocol::Tcp, backend, client);
-        setup.node.age_flows::<V4>(HOUR).unwrap();
-        setup.node.age_flows::<V6>(HOUR).unwrap();
+        setup.node.age_flows(HOUR).unwrap();
         setup.backend(&syn(client, second));
         assert_eq!(entries(&setup.node).len(), 3);
         assert_eq!(expire(&mut setup.node, 0), 1);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, thread, time::Duration};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use shunt_tests::{Cases, Cni, Daemon, Family, Host as _, Pod, gate, wait};
 
 use crate::{
@@ -23,6 +23,7 @@ fn clients_notice_nothing() {
     cases.run("endpoints change every 50 ms", || scene.endpoints_change());
     cases.run("the daemon is killed", || scene.daemon_is_killed(&mut daemon));
     cases.run("the daemon is restarted", || scene.daemon_is_restarted(&mut daemon));
+    cases.run("another daemon takes over", || scene.another_takes_over(&mut daemon));
     cases.run("what changed while it was down takes effect", || scene.changes_while_down(&mut daemon));
     cases.run("no warning is repeated", || warned_once_a_life(&daemon.log()));
     cases.finish();
@@ -78,6 +79,23 @@ impl Scene {
             traffic.wait_for(200)?;
         }
         traffic.finish(1_000).map(drop)
+    }
+
+    /// As in a rolling update whose new pods come before the old ones go.
+    fn another_takes_over(&self, daemon: &mut Daemon) -> Result<()> {
+        let traffic = Traffic::start(self)?;
+        let another = || Daemon::on(self.n1(), &self.bed).start_waiting();
+        let mut given_up = another()?;
+        given_up.terminate().context("told to end while it waits")?;
+        let mut next = another()?;
+        traffic.wait_for(200)?;
+        daemon.terminate()?;
+        next.wait_until_synced()?;
+        self.publish(&[&self.d]);
+        wait::until("what the next daemon is told", LIMIT, || self.a.connect(cluster_ip(Family::V4))?.expect_server("d"))?;
+        next.terminate()?;
+        daemon.restart()?;
+        traffic.finish(500).map(drop)
     }
 
     fn changes_while_down(&self, daemon: &mut Daemon) -> Result<()> {
