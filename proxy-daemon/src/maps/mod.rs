@@ -112,7 +112,7 @@ fn set_row<T: bytemuck::Pod>(array: &mut Array<MapData, Row<T>>, map: &'static s
     array.set(0, Row(value), 0).map_err(|source| Error::Write { map, source })
 }
 
-/// Inserts a frontend, which packets find only where the filter is marked.
+/// Says whose a frontend is, which packets find only where the filter is marked.
 fn set_frontend<F: Family>(filter: &Filter, frontends: &mut FrontendTable<F>, addr: &FrontendAddr, value: FrontendRef) -> Result<(), Error>
 where
     FrontendKey<F>: bytemuck::Pod,

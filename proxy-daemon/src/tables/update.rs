@@ -172,15 +172,12 @@ impl Tables {
         self.remove_frontends(gone, now, changes);
     }
 
-    /// Takes a frontend from whoever has it.
+    /// Takes a frontend from whoever has it, if anybody has.
     pub(super) fn take_over(&mut self, addr: &FrontendAddr, now: Instant) {
-        let row = match self.owners.remove(addr) {
-            Some(Owner::Service(id)) => {
-                self.services.get_mut(&id).and_then(|loser| loser.frontends.remove(addr)).map(|frontend| frontend.row)
-            }
-            Some(Owner::Stray(row)) => row,
-            None => None,
-        };
+        let row = self.owners.remove(addr).and_then(|owner| match owner {
+            Owner::Service(id) => self.services.get_mut(&id).and_then(|loser| loser.frontends.remove(addr)).map(|frontend| frontend.row),
+            Owner::Stray(row) => row,
+        });
         if let Some(row) = row {
             self.pools.rows.give(row.0, now);
         }

@@ -97,18 +97,21 @@ impl TestNode {
     /// Makes every flow entry so many seconds older.
     pub fn age_flows(&mut self, secs: u32) -> Result<()> {
         let jiffies = secs * self.hz()?;
-        let (flows4, flows6) = (self.flows::<V4>(), self.flows::<V6>());
-        self.write_last_used(flows4, |last_used| last_used.wrapping_sub(jiffies))?;
-        self.write_last_used(flows6, |last_used| last_used.wrapping_sub(jiffies))
+        self.change_last_used(|last_used, _| last_used.wrapping_sub(jiffies)).map(drop)
     }
 
     /// Makes every flow entry one that was used just now, however long ago that was on a slow machine. Says when that was.
     pub fn touch_flows(&mut self) -> Result<u32> {
-        // Looked for first: that takes longest by far.
+        self.change_last_used(|_, now| now)
+    }
+
+    /// Changes when flows were last used, given that and what the time is, which it yields.
+    fn change_last_used(&mut self, change: impl Fn(u32, u32) -> u32) -> Result<u32> {
+        // Before the time is asked for: looking for the flows takes longest by far.
         let (flows4, flows6) = (self.flows::<V4>(), self.flows::<V6>());
         let now = self.clock()?;
-        self.write_last_used(flows4, |_| now)?;
-        self.write_last_used(flows6, |_| now)?;
+        self.write_last_used(flows4, |last_used| change(last_used, now))?;
+        self.write_last_used(flows6, |last_used| change(last_used, now))?;
         Ok(now)
     }
 
