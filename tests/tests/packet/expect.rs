@@ -47,6 +47,13 @@ impl Setup {
         self.cluster.plans()
     }
 
+    /// The same for a Service that also has the external IPs of that number.
+    pub(crate) fn plans_with_external(&mut self, service: u8, external_ips: u8, pods: &[u8]) -> Plans {
+        let endpoints: Vec<_> = pods.iter().map(|pod| Endpoint::at(addr::pod(1, *pod), "n1")).collect();
+        self.cluster.apply(dialled(service).external_ips(addr::external_ips(external_ips)).with_endpoints(&endpoints));
+        self.cluster.plans()
+    }
+
     /// Gives the Service of that number these pods of node `n1`, and takes all other backends from it.
     pub(crate) fn serve(&mut self, service: u8, pods: &[u8]) {
         self.serve_draining(service, pods, &[]);
@@ -61,9 +68,8 @@ impl Setup {
 
     /// The same for a Service that also has the external IPs of that number.
     pub(crate) fn serve_external(&mut self, service: u8, external_ips: u8, pods: &[u8]) {
-        let endpoints: Vec<_> = pods.iter().map(|pod| Endpoint::at(addr::pod(1, *pod), "n1")).collect();
-        self.cluster.apply(dialled(service).external_ips(addr::external_ips(external_ips)).with_endpoints(&endpoints));
-        self.node.apply(&self.cluster.plans()).unwrap();
+        let plans = self.plans_with_external(service, external_ips, pods);
+        self.node.apply(&plans).unwrap();
     }
 
     /// The same, with pods that finish what they have begun and take nothing new.
