@@ -48,8 +48,8 @@ struct Net {
     #[arg(long, value_name = "N", default_value_t = net::Options::default().rounds)]
     rounds: usize,
     /// How long a turn lasts.
-    #[arg(long, value_name = "SECONDS", default_value_t = net::Options::default().turn.as_secs())]
-    turn: u64,
+    #[arg(long, value_name = "SECONDS", default_value_t = net::Options::default().turn.as_secs_f64(), value_parser = seconds)]
+    turn: f64,
     /// What is measured with these Services.
     #[arg(long = "measure", value_name = "WHAT", value_delimiter = ',', default_values_t = net::Options::default().measures)]
     measures: Vec<net::Measure>,
@@ -62,6 +62,12 @@ struct Net {
     /// How many SYNs a second a stream to a node port is flooded with; 0 leaves that out.
     #[arg(long, value_name = "N", default_value_t = net::Options::default().flood.map_or(0, NonZero::get))]
     flood: u32,
+}
+
+/// A time that is one: more than none, and no more than an hour.
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if seconds > 0.0 && seconds <= 3600.0 { Ok(seconds) } else { Err("more than 0 and at most 3600".into()) }
 }
 
 fn main() -> ExitCode {
@@ -83,7 +89,7 @@ fn run(what: What) -> Result<()> {
         }
         What::Net(Net { json, rounds, turn, measures, services, first_packet, flood }) => {
             let options =
-                net::Options { rounds, turn: Duration::from_secs(turn), measures, services, first_packet, flood: NonZero::new(flood) };
+                net::Options { rounds, turn: Duration::from_secs_f64(turn), measures, services, first_packet, flood: NonZero::new(flood) };
             println!("{}", net::Table(&options));
             write(json, &net::run(&options, |row| println!("{row}"))?)
         }

@@ -74,7 +74,8 @@ pub struct Row {
     pub max: f64,
     /// The median's ratio to that of direct traffic.
     pub ratio: f64,
-    /// The smallest and the largest ratio to direct traffic in the same round.
+    /// The ratios to direct traffic in the same round: their median, the smallest and the largest.
+    pub ratio_median: f64,
     pub ratio_min: f64,
     pub ratio_max: f64,
     /// What was measured in each round.
@@ -104,8 +105,8 @@ impl fmt::Display for Contender {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            rounds: 15,
-            turn: Duration::from_secs(1),
+            rounds: 40,
+            turn: Duration::from_millis(400),
             measures: Measure::value_variants().to_vec(),
             services: vec![1, 10_000],
             first_packet: vec![1, 10_000, 100_000],

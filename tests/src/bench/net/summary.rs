@@ -26,10 +26,10 @@ impl Summary {
         let row = |(contender, rounds): &(Contender, Vec<f64>)| {
             let ratios: Vec<f64> = rounds.iter().zip(base).map(|(measured, direct)| measured / direct).collect();
             let [median, min, max] = spread(rounds);
-            let [_, ratio_min, ratio_max] = spread(&ratios);
+            let [ratio_median, ratio_min, ratio_max] = spread(&ratios);
             let ratio = median / spread(base)[0];
             let (contender, rounds) = (*contender, rounds.clone());
-            Row { measure, route, services, contender, unit, median, min, max, ratio, ratio_min, ratio_max, rounds }
+            Row { measure, route, services, contender, unit, median, min, max, ratio, ratio_median, ratio_min, ratio_max, rounds }
         };
         self.contenders.iter().map(row).collect()
     }
@@ -54,19 +54,19 @@ impl fmt::Display for Table<'_> {
         writeln!(f, "{}", Machine::this())?;
         writeln!(
             f,
-            "{rounds} rounds by turns of {turn:?}; medians, and ratios to direct traffic with the least and the most of any round\n"
+            "{rounds} rounds by turns of {turn:?}; medians, their ratios to direct traffic, and of the ratios of the rounds the median, the least and the most\n"
         )?;
-        writeln!(f, "| measure | route | services | through | median | unit | ratio | of all rounds |")?;
+        writeln!(f, "| measure | route | services | through | median | unit | ratio | of the rounds |")?;
         write!(f, "|---|---|---|---|---|---|---|---|")
     }
 }
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { measure, route, services, contender, unit, median, ratio, ratio_min, ratio_max, .. } = self;
+        let Self { measure, route, services, contender, median, unit, ratio, ratio_median, ratio_min, ratio_max, .. } = self;
         let digits = usize::from(*median < 1000.0);
         write!(f, "| {measure} | {route} | {services} | {contender} | {median:.digits$} | {unit} ")?;
-        write!(f, "| {ratio:.2} | {ratio_min:.2} to {ratio_max:.2} |")
+        write!(f, "| {ratio:.2} | {ratio_median:.2} ({ratio_min:.2} to {ratio_max:.2}) |")
     }
 }
 
@@ -77,15 +77,16 @@ mod tests {
     #[test]
     fn ratios_are_of_medians_and_their_spread_is_of_rounds() {
         let mut summary = Summary::new(&[Contender::Direct, Contender::Shunt]);
-        for (direct, shunt) in [(10.0, 5.0), (20.0, 18.0), (30.0, 60.0)] {
+        for (direct, shunt) in [(10.0, 7.0), (20.0, 10.0), (30.0, 60.0)] {
             summary.note(0, direct);
             summary.note(1, shunt);
         }
         let rows = summary.rows("stream", "same node", 1, "1/s");
         let shunt = &rows[1];
-        assert_eq!((shunt.median, shunt.min, shunt.max), (18.0, 5.0, 60.0));
-        assert_eq!((shunt.ratio, shunt.ratio_min, shunt.ratio_max), (0.9, 0.5, 2.0));
-        assert_eq!((rows[0].ratio, rows[0].ratio_min, rows[0].ratio_max), (1.0, 1.0, 1.0));
+        assert_eq!((shunt.median, shunt.min, shunt.max), (10.0, 7.0, 60.0));
+        let ratios = |row: &Row| [row.ratio, row.ratio_median, row.ratio_min, row.ratio_max];
+        assert_eq!(ratios(shunt), [0.5, 0.7, 0.5, 2.0]);
+        assert_eq!(ratios(&rows[0]), [1.0; 4]);
     }
 
     #[test]
