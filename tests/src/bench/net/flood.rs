@@ -35,6 +35,8 @@ const FIRST: u8 = 10;
 const KIB: u64 = 1024;
 /// What a stream and a flood take to come up to speed.
 const LEAD: Duration = Duration::from_millis(300);
+/// How long a stream is watched: a SYN costs kube-proxy much more in a longer flood.
+const WATCHED: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_mins(1);
 /// Between two looks of a writer that has nothing to do.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -70,7 +72,7 @@ pub(super) fn measure(rate: NonZero<u32>, options: &Options) -> Result<Vec<Row>>
     for round in 0..options.rounds {
         for turn in 0..places.len() {
             let index = (round + turn) % places.len();
-            let taken = places[index].take(&bed, rate.get(), options.turn).with_context(|| format!("a flood, {}", contenders[index]))?;
+            let taken = places[index].take(&bed, rate.get()).with_context(|| format!("a flood, {}", contenders[index]))?;
             kept.note(index, 100.0 * taken.during / taken.before);
             sent.note(index, taken.sent);
         }
@@ -100,14 +102,14 @@ impl Place {
     }
 
     /// Measures one stream before a flood of so many SYNs a second and in it.
-    fn take(&self, bed: &Testbed, rate: u32, turn: Duration) -> Result<Taken> {
+    fn take(&self, bed: &Testbed, rate: u32) -> Result<Taken> {
         let SocketAddr::V4(to) = self.to else { bail!("floods are of IPv4") };
         let writing = self.stream.write();
         thread::sleep(LEAD);
-        let before = self.sink.rate(turn);
+        let before = self.sink.rate();
         let flood = Flood::from_outside(bed, to, rate)?;
         thread::sleep(LEAD);
-        let during = self.sink.rate(turn);
+        let during = self.sink.rate();
         let sent = flood.finish();
         drop(writing);
         ensure!(before > 0.0, "no stream through {}", self.contender);
@@ -188,10 +190,10 @@ impl Sink {
         Ok(Self { received, _acceptor: acceptor })
     }
 
-    /// KiB that come in a second, seen for `turn`.
-    fn rate(&self, turn: Duration) -> f64 {
+    /// KiB that come in a second.
+    fn rate(&self) -> f64 {
         let (start, before) = (Instant::now(), self.received.load(Ordering::Relaxed));
-        thread::sleep(turn);
+        thread::sleep(WATCHED);
         let received = u32::try_from((self.received.load(Ordering::Relaxed) - before) / KIB).unwrap_or(u32::MAX);
         f64::from(received) / start.elapsed().as_secs_f64()
     }

@@ -84,9 +84,9 @@ mod tests {
         let rows = summary.rows("stream", "same node", 1, "1/s");
         let shunt = &rows[1];
         assert_eq!((shunt.median, shunt.min, shunt.max), (10.0, 7.0, 60.0));
-        let ratios = |row: &Row| [row.ratio, row.ratio_median, row.ratio_min, row.ratio_max];
-        assert_eq!(ratios(shunt), [0.5, 0.7, 0.5, 2.0]);
-        assert_eq!(ratios(&rows[0]), [1.0; 4]);
+        let ratios = |row: &Row| (row.ratio, row.ratio_median, row.ratio_min, row.ratio_max);
+        assert_eq!(ratios(shunt), (0.5, 0.7, 0.5, 2.0));
+        assert_eq!(ratios(&rows[0]), (1.0, 1.0, 1.0, 1.0));
     }
 
     #[test]
