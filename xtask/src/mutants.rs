@@ -29,6 +29,9 @@ pub(crate) struct Selection {
     /// Of the packet path, only mutants whose file or text contains this.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
+    /// Of the packet path, not the first so many of these: for what is left of a run that was cut short.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    skip: usize,
     /// Of the daemon, only what has changed since this revision, wherever it is.
     #[arg(long, value_name = "REVISION")]
     since: Option<String>,
@@ -131,6 +134,9 @@ const MUTANTS: &[Mutant] = &[
     mutant("entry/tc.rs", "end if end.is_drop() => TC_ACT_SHOT,", "end if end.is_drop() => TC_ACT_UNSPEC,"),
 ];
 
+/// The tests of packets that take longest.
+const LONG: &str = "hammer";
+
 pub(crate) fn run(door: &Door, selection: &Selection) -> Result<ExitCode> {
     setup::run(door, &[Part::Packages, Part::Bpf], false)?;
     let copy = Copy::of(door)?;
@@ -139,7 +145,7 @@ pub(crate) fn run(door: &Door, selection: &Selection) -> Result<ExitCode> {
         survivors.extend(copy.mutate_daemon(selection.since.as_deref())?);
     }
     if selection.only != Some(Side::Daemon) {
-        survivors.extend(copy.mutate_packets(selection.filter.as_deref())?);
+        survivors.extend(copy.mutate_packets(selection.filter.as_deref(), selection.skip)?);
     }
     for survivor in &survivors {
         missing(&format!("no test minds: {survivor}"));
@@ -192,18 +198,19 @@ impl<'a> Copy<'a> {
     }
 
     /// Our own mutants of the packet path: those that survived.
-    fn mutate_packets(&self, filter: Option<&str>) -> Result<Vec<String>> {
+    fn mutate_packets(&self, filter: Option<&str>, skip: usize) -> Result<Vec<String>> {
         heading("mutants of the packet path");
         ensure!(self.tests_pass()?, "the tests fail without any mutant");
         let wanted = |mutant: &&Mutant| filter.is_none_or(|text| mutant.file.contains(text) || mutant.right.contains(text));
         let mut survivors = Vec::new();
-        for mutant in MUTANTS.iter().filter(wanted) {
+        for mutant in MUTANTS.iter().filter(wanted).skip(skip) {
             let name = format!("{}: `{}` for `{}`", mutant.file, mutant.wrong.trim(), mutant.right.trim());
             let (file, right) = read(&self.tree, mutant)?;
             write(&file, &right.replace(mutant.right, mutant.wrong))?;
             let survived = self.tests_pass().with_context(|| name.clone());
             write(&file, &right)?;
             if survived? {
+                missing(&format!("no test minds: {name}"));
                 survivors.push(name);
             } else {
                 done(&format!("caught: {name}"));
@@ -214,23 +221,22 @@ impl<'a> Copy<'a> {
 
     /// Whether the tests that see packets pass, the quick ones first. What does not compile is no mutant.
     fn tests_pass(&self) -> Result<bool> {
-        for arguments in [&["--package", "proxy-ebpf"][..], &["--package", "shunt-tests", "--test", "packet"]] {
-            if !self.cargo_test(arguments, true)? {
+        let core = &["--package", "proxy-ebpf"][..];
+        let programs = &["--package", "shunt-tests", "--test", "packet"][..];
+        for (tests, which) in [(core, &[][..]), (programs, &["--skip", LONG][..]), (programs, &[LONG][..])] {
+            if !self.cargo_test(tests, &["--no-run"])? {
                 bail!("it does not compile: see `cargo test` in {}", self.tree.display());
             }
-            if !self.cargo_test(arguments, false)? {
+            if !self.cargo_test(tests, &[&["--"], which].concat())? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    fn cargo_test(&self, arguments: &[&str], only_built: bool) -> Result<bool> {
+    fn cargo_test(&self, tests: &[&str], arguments: &[&str]) -> Result<bool> {
         let mut command = Command::new("cargo");
-        command.current_dir(&self.tree).arg("test").args(arguments).env("SHUNT_REQUIRE_ALL", "1");
-        if only_built {
-            command.arg("--no-run");
-        }
+        command.current_dir(&self.tree).arg("test").args(tests).args(arguments).env("SHUNT_REQUIRE_ALL", "1");
         let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status().context("starting cargo test")?;
         Ok(status.success())
     }
