@@ -16,6 +16,7 @@ pub mod bench;
 mod cases;
 mod cni;
 pub mod control_plane;
+pub mod cpus;
 pub mod daemon;
 pub mod demo;
 pub mod gate;

@@ -14,7 +14,7 @@ use proxy_daemon::{
     filter::Round,
     maps::{FlowTable, FrontendTable, KernelMaps, Maps as _, Row},
     model::ServicePortName,
-    tables,
+    tables::{self, Change},
 };
 
 use super::TestNode;
@@ -168,10 +168,22 @@ impl TestNode {
         Ok(Expiry { flows, frontends, now, hz })
     }
 
+    /// Puts all backends into each other's slots, the last one into the first, as no daemon does.
+    pub fn reverse_slots(&mut self) -> Result<()> {
+        let tables::Snapshot { backends4, backends6, .. } = self.maps.snapshot()?;
+        let changes = reversed(&backends4).map(|(base, backend)| Change::Backends4 { base, slots: vec![backend] });
+        let changes6 = reversed(&backends6).map(|(base, backend)| Change::Backends6 { base, slots: vec![backend] });
+        self.apply_all(changes.chain(changes6).collect())
+    }
+
     /// All that the daemon has written and no program may change.
     pub fn control_rows(&self) -> Result<(tables::Snapshot, proxy_common::NodeRow)> {
         Ok((self.maps.snapshot()?, self.maps.node()?))
     }
+}
+
+fn reversed<B: Copy>(slots: &[(u32, B)]) -> impl Iterator<Item = (u32, B)> {
+    slots.iter().zip(slots.iter().rev()).map(|((slot, _), (_, backend))| (*slot, *backend))
 }
 
 // === impl OfFamily ===

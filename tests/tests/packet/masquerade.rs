@@ -208,6 +208,27 @@ fn the_operator_says_who_is_stood_in_for_where_the_backend_is_here() {
     assert_stands_in(&Settings { masquerade_all: true, ..kube_proxy }, [true; 4]);
 }
 
+/// It gets its packets back from where it sent them, whether the operator has everybody stood in for or not.
+#[test]
+fn a_pod_that_would_be_stood_in_for_reaches_itself() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::with_backend_here(Settings { masquerade_all: true, ..Settings::default() });
+    for (family, _, opening) in families_and_openings() {
+        let (pod, itself) = (addr::pod(1, HERE).at(family, 50_000), addr::pod(1, HERE).at(family, TARGET));
+        let packet = opening(pod, addr::cluster_ips(1).at(family, PORT));
+        let ran = setup.node.run(POD_INGRESS, &packet.build()).unwrap();
+        assert_eq!(ran.verdict, Verdict::Redirect);
+        let there = Packet::decode(&ran.frame).unwrap();
+        let back = packet.clone().from(there.src).to(itself);
+        assert_eq!(there, Packet { eth_src: packet.eth_dst, eth_dst: packet.eth_src, ..back });
+        assert_eq!(there.src.ip(), addr::node(1).of(family));
+        setup.assert_counted(&[Reason::Hairpin, Reason::NewFlow]);
+        setup.node.forget_flows().unwrap();
+    }
+}
+
 #[test]
 fn the_sender_of_a_packet_that_is_too_large_is_told_how_large_it_may_be() {
     if gate::skip(NEEDS) {

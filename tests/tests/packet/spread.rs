@@ -1,10 +1,14 @@
-//! Backends are chosen evenly.
+//! Backends are chosen evenly, and of the service's own.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use shunt_tests::{Family, gate, test_run::NEEDS};
+use proxy_common::reason::Reason;
+use shunt_tests::{
+    Family, gate,
+    test_run::{NEEDS, Verdict},
+};
 
-use crate::expect::{Setup, pod_at, service_at, syn};
+use crate::expect::{POD_INGRESS, Setup, pod_at, service_at, syn};
 
 const BACKENDS: [u8; 10] = [10, 11, 12, 13, 14, 15, 16, 17, 18, 19];
 const FLOWS: u16 = 10_000;
@@ -34,4 +38,21 @@ fn chi_square(family: Family) -> f64 {
     }
     let expected = f64::from(FLOWS) / 10.0;
     counts.values().map(|count| (count - expected).powi(2) / expected).sum()
+}
+
+/// The daemon gives a slot away only after it has rested; a program that has read the row before that would find another service's backend there.
+#[test]
+fn a_backend_of_another_service_is_not_chosen() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    setup.serve(1, &[10]);
+    setup.serve(2, &[11]);
+    setup.node.reverse_slots().unwrap();
+    for (family, service) in Family::ALL.into_iter().flat_map(|family| [1, 2].map(|service| (family, service))) {
+        let ran = setup.node.run(POD_INGRESS, &syn(pod_at(family, 3, 40_000), service_at(family, service)).build()).unwrap();
+        assert_eq!(ran.verdict, Verdict::Shot);
+        setup.assert_counted(&[Reason::StaleSlot]);
+    }
 }

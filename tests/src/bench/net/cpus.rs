@@ -6,11 +6,9 @@
 
 use std::thread;
 
-use anyhow::{Context as _, Result};
-use nix::{
-    sched::{CpuSet, sched_setaffinity},
-    unistd::Pid,
-};
+use anyhow::Result;
+
+use crate::cpus::stay_on;
 
 const FIRST: usize = 0;
 
@@ -22,7 +20,5 @@ pub(super) fn of_a_stream() -> [usize; 2] {
 
 /// Keeps the calling thread on the CPU of those who ask and answer.
 pub(super) fn stay_on_the_first() -> Result<()> {
-    let mut cpus = CpuSet::new();
-    cpus.set(FIRST).context("naming a CPU")?;
-    sched_setaffinity(Pid::from_raw(0), &cpus).context("choosing a CPU")
+    stay_on(FIRST)
 }

@@ -11,10 +11,11 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     time::{ClockId, clock_gettime},
-    unistd::{Pid, read},
+    unistd::read,
 };
+
+use crate::cpus::stay_on_one_cpu;
 
 /// What a packet costs.
 #[derive(Clone, Copy, Debug)]
@@ -31,12 +32,7 @@ pub(super) struct Clock {
 impl Clock {
     /// Keeps this thread on the last of the CPUs that it may use.
     pub(super) fn on_one_cpu() -> Result<Self> {
-        let thread = Pid::from_raw(0);
-        let allowed = sched_getaffinity(thread).context("asking for this thread's CPUs")?;
-        let last = (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu).unwrap_or(false)).context("this thread has no CPU")?;
-        let mut one = CpuSet::new();
-        one.set(last)?;
-        sched_setaffinity(thread, &one).with_context(|| format!("staying on CPU {last}"))?;
+        stay_on_one_cpu()?;
         Ok(Self { instructions: count_instructions().ok() })
     }
 
