@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData};
 use bytemuck::Pod;
 use proxy_common::{
-    Addr4, Addr6, Affinity, AffinityKey, Family, Flow, FlowKey, Port, ServiceCounters, V4, V6, filter::Place, maps as names, reason::Reason,
+    Addr4, Addr6, Affinity, AffinityKey, Family, Flow, FlowKey, FragmentKey, Port, Ports, ServiceCounters, V4, V6, filter::Place,
+    maps as names, reason::Reason,
 };
 use proxy_daemon::{
     datapath::Clock,
@@ -23,6 +24,7 @@ use super::TestNode;
 pub trait OfFamily: Family<Addr: proxy_common::Address> {
     const FLOWS: &'static str;
     const AFFINITY: &'static str;
+    const FRAGMENTS: &'static str;
     fn flows(maps: &KernelMaps) -> &FlowTable<Self>;
     fn tables(maps: &mut KernelMaps) -> (&mut FlowTable<Self>, &FrontendTable<Self>);
 }
@@ -134,13 +136,29 @@ impl TestNode {
         AffinityKey<F>: Pod,
         Affinity<F>: Pod,
     {
-        let path = self.pins.maps().join(F::AFFINITY);
-        let mut map: HashMap<_, Row<AffinityKey<F>>, Row<Affinity<F>>> = Map::from_map_data(MapData::from_pin(path)?)?.try_into()?;
         let jiffies = secs * self.hz()?;
+        self.change_rows::<AffinityKey<F>, _>(F::AFFINITY, |it: Affinity<F>| Affinity {
+            last_used: it.last_used.wrapping_sub(jiffies),
+            ..it
+        })
+    }
+
+    /// The same of what is remembered of datagrams in fragments.
+    pub fn age_fragments<F: OfFamily>(&mut self, secs: u32) -> Result<()>
+    where
+        FragmentKey<F>: Pod,
+    {
+        let jiffies = secs * self.hz()?;
+        self.change_rows::<FragmentKey<F>, _>(F::FRAGMENTS, |it: Ports| Ports { seen: it.seen.wrapping_sub(jiffies), ..it })
+    }
+
+    /// Changes every value of a table that the daemon does not open.
+    fn change_rows<K: Pod, V: Pod>(&self, name: &str, change: impl Fn(V) -> V) -> Result<()> {
+        let path = self.pins.maps().join(name);
+        let mut map: HashMap<_, Row<K>, Row<V>> = Map::from_map_data(MapData::from_pin(path)?)?.try_into()?;
         let entries: Vec<_> = map.iter().collect::<Result<_, _>>()?;
-        for (key, Row(affinity)) in entries {
-            let last_used = affinity.last_used.wrapping_sub(jiffies);
-            map.insert(key, Row(Affinity { last_used, ..affinity }), 0)?;
+        for (key, Row(value)) in entries {
+            map.insert(key, Row(change(value)), 0)?;
         }
         Ok(())
     }
@@ -191,6 +209,7 @@ fn reversed<B: Copy>(slots: &[(u32, B)]) -> impl Iterator<Item = (u32, B)> {
 impl OfFamily for V4 {
     const FLOWS: &'static str = names::FLOWS_V4;
     const AFFINITY: &'static str = names::AFFINITY_V4;
+    const FRAGMENTS: &'static str = names::FRAGMENTS_V4;
 
     fn flows(maps: &KernelMaps) -> &FlowTable<Self> {
         &maps.flows4
@@ -204,6 +223,7 @@ impl OfFamily for V4 {
 impl OfFamily for V6 {
     const FLOWS: &'static str = names::FLOWS_V6;
     const AFFINITY: &'static str = names::AFFINITY_V6;
+    const FRAGMENTS: &'static str = names::FRAGMENTS_V6;
 
     fn flows(maps: &KernelMaps) -> &FlowTable<Self> {
         &maps.flows6

@@ -20,12 +20,17 @@ const TIMEOUT: u32 = 60;
 
 /// A Service with affinity, a ClusterIP and an external IP, and these pods.
 fn serve(setup: &mut Setup, number: u8, affinity: &str, pods: &[u8]) {
+    serve_at(setup, number, affinity, pods, TARGET);
+}
+
+/// The same, with a port of the pods.
+fn serve_at(setup: &mut Setup, number: u8, affinity: &str, pods: &[u8], target: u16) {
     let service = Service::named(&format!("s{number}"))
         .cluster_ips(addr::cluster_ips(number))
         .external_ips(addr::external_ips(number))
         .with("sessionAffinity", json!(affinity))
         .with("sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": TIMEOUT}}))
-        .port(PORT, TARGET);
+        .port(PORT, target);
     let endpoints: Vec<_> = pods.iter().map(|pod| Endpoint::at(addr::pod(1, *pod), "n1")).collect();
     setup.cluster.apply(service.with_endpoints(&endpoints));
     let plans = Cluster::plans(&setup.cluster);
@@ -83,6 +88,26 @@ fn all_addresses_of_a_service_port_share_it() {
         let by_cluster_ip = one(&backends(&mut setup, CLIENT, service_at(family, 1), opening));
         let by_external_ip = one(&backends(&mut setup, CLIENT, addr::external_ips(1).at(family, PORT), opening));
         assert_eq!(by_cluster_ip, by_external_ip);
+    }
+}
+
+/// Its address alone does not make it the one that the client had.
+#[test]
+fn a_pod_at_another_port_is_another_backend() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    for family in Family::ALL {
+        serve_at(&mut setup, 1, "ClientIP", &PODS, TARGET + 1);
+        let pods = |setup: &mut Setup, port| -> Vec<_> {
+            (100..140).map(|client| setup.backend(&syn(pod_at(family, client, port), service_at(family, 1))).ip()).collect()
+        };
+        let before = pods(&mut setup, 40_000);
+        assert_eq!(pods(&mut setup, 40_001), before);
+        serve(&mut setup, 1, "ClientIP", &PODS);
+        assert_ne!(pods(&mut setup, 40_002), before, "forty clients choose anew");
+        setup.node.forget_flows().unwrap();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use proxy_common::reason::Reason;
+use proxy_common::{V4, V6, reason::Reason};
 use shunt_tests::{
     Family, gate,
     packet::{Packet, verify_checksums},
@@ -29,6 +29,11 @@ fn run(node: &mut TestNode, hook: Hook, frame: &[u8]) -> Vec<u8> {
     assert_eq!(verdict, Verdict::Next);
     verify_checksums(&frame).unwrap();
     frame
+}
+
+fn age(node: &mut TestNode, secs: u32) {
+    node.age_fragments::<V4>(secs).unwrap();
+    node.age_fragments::<V6>(secs).unwrap();
 }
 
 /// Runs the fragments of a datagram in this order: the datagram that they make.
@@ -92,6 +97,27 @@ fn two_datagrams_are_told_apart() {
             assert_eq!(there.dst.ip(), pod_at(family, BACKEND + n, 0).ip());
             assert_eq!(there, sent[usize::from(n)].clone().to(there.dst));
         }
+        setup.node.forget_flows().unwrap();
+    }
+}
+
+/// The identification may be another datagram's by then.
+#[test]
+fn a_fragment_that_comes_too_late_has_no_first_one() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    setup.serve(1, &[BACKEND]);
+    for family in Family::ALL {
+        let fragments = frames::fragments(&large(pod_at(family, CLIENT, 40_000), service_at(family, 1)), PIECE, 77);
+        run(&mut setup.node, POD_INGRESS, &fragments[0]);
+        age(&mut setup.node, 20);
+        run(&mut setup.node, POD_INGRESS, &fragments[1]);
+        age(&mut setup.node, 12);
+        setup.ignore_counted();
+        assert_eq!(setup.node.run(POD_INGRESS, &fragments[2]).unwrap().verdict, Verdict::Shot);
+        setup.assert_counted(&[Reason::FragmentLost]);
         setup.node.forget_flows().unwrap();
     }
 }
