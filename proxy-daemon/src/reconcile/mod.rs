@@ -242,26 +242,12 @@ impl<M: Maps> Reconciler<M> {
         let refused = self.refused.keys().filter(|name| !self.has_failed(name)).cloned();
         let (alive, gone): (BTreeSet<_>, BTreeSet<_>) =
             pending.into_iter().chain(refused).partition(|name| self.model.service_port(name).is_some());
-        [self.takers_first(gone.into_iter().chain(alive).collect()), failed]
-    }
-
-    /// Puts whoever is to have a frontend before whoever has it, as far as that can be: the frontend changes hands in one step then.
-    fn takers_first(&self, names: Vec<ServicePortName>) -> Vec<ServicePortName> {
-        let mut left: BTreeSet<_> = names.iter().cloned().collect();
-        let mut ordered = Vec::with_capacity(names.len());
-        let mut stack: Vec<_> = names.into_iter().rev().map(|name| (name, false)).collect();
-        while let Some((name, are_takers_done)) = stack.pop() {
-            if are_takers_done {
-                ordered.push(name);
-            } else if left.remove(&name) {
-                let frontends = self.tables.iter().flat_map(|tables| tables.frontends(&name));
-                let takers = frontends.filter_map(|addr| self.model.server(addr)).filter(|taker| left.contains(*taker));
-                let takers: Vec<_> = takers.map(|taker| (taker.clone(), false)).collect();
-                stack.push((name, true));
-                stack.extend(takers);
-            }
-        }
-        ordered
+        let due = gone.into_iter().chain(alive).collect();
+        let due = match &self.tables {
+            Some(tables) => tables.takers_first(due, |addr| self.model.server(addr)),
+            None => due,
+        };
+        [due, failed]
     }
 
     fn has_failed(&self, name: &ServicePortName) -> bool {

@@ -279,8 +279,30 @@ impl Tables {
     }
 
     /// The frontends of a service port that has rows.
-    pub fn frontends(&self, name: &ServicePortName) -> impl Iterator<Item = &FrontendAddr> {
+    fn frontends(&self, name: &ServicePortName) -> impl Iterator<Item = &FrontendAddr> {
         self.names.get(name).and_then(|id| self.services.get(id)).into_iter().flat_map(|service| service.frontends.keys())
+    }
+
+    /// Puts whoever is to have a frontend (its `server`) before whoever has it, as far as that can be: the frontend changes hands in one step then.
+    pub fn takers_first<'a>(
+        &self,
+        names: Vec<ServicePortName>,
+        server: impl Fn(&FrontendAddr) -> Option<&'a ServicePortName>,
+    ) -> Vec<ServicePortName> {
+        let mut left: BTreeSet<_> = names.iter().cloned().collect();
+        let mut ordered = Vec::with_capacity(names.len());
+        let mut stack: Vec<_> = names.into_iter().rev().map(|name| (name, false)).collect();
+        while let Some((name, are_takers_done)) = stack.pop() {
+            if are_takers_done {
+                ordered.push(name);
+            } else if left.remove(&name) {
+                let takers = self.frontends(&name).filter_map(&server).filter(|taker| left.contains(*taker));
+                let takers: Vec<_> = takers.map(|taker| (taker.clone(), false)).collect();
+                stack.push((name, true));
+                stack.extend(takers);
+            }
+        }
+        ordered
     }
 
     /// The id of a service port that has rows.

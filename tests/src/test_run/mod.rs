@@ -31,7 +31,6 @@ use proxy_daemon::{
     datapath::{self, Checksums, Datapath, Options, Programs},
     maps::{KernelMaps, Maps as _, Pins},
     model::ServicePortName,
-    plan::ServicePlan,
     tables::{self, Tables},
 };
 
@@ -163,21 +162,14 @@ impl TestNode {
         let gone: Vec<ServicePortName> = self.tables.names().filter(|name| !plans.contains_key(name)).cloned().collect();
         let released = self.tables.release(&gone);
         self.apply_all(released)?;
-        let (takers, others): (Vec<_>, Vec<_>) = plans.iter().partition(|(name, plan)| self.takes(name, plan));
-        let some = |(name, plan)| (name, Some(plan));
-        let gone = gone.iter().map(|name| (name, None));
-        for (name, plan) in takers.into_iter().map(some).chain(gone).chain(others.into_iter().map(some)) {
-            let changes = self.tables.set(name, plan, self.now)?;
+        let servers: BTreeMap<_, _> = plans.iter().flat_map(|(name, plan)| plan.frontends.keys().map(move |addr| (addr, name))).collect();
+        let due = gone.into_iter().chain(plans.keys().cloned()).collect();
+        for name in self.tables.takers_first(due, |addr| servers.get(addr).copied()) {
+            let changes = self.tables.set(&name, plans.get(&name), self.now)?;
             self.apply_all(changes)?;
         }
         let claims = self.tables.write_claims();
         self.apply_all(claims)
-    }
-
-    /// Whether the plan has a frontend that is another's until now.
-    fn takes(&self, name: &ServicePortName, plan: &ServicePlan) -> bool {
-        let others = self.tables.names().filter(|other| *other != name);
-        others.flat_map(|other| self.tables.frontends(other)).any(|addr| plan.frontends.contains_key(addr))
     }
 
     fn apply_all(&mut self, changes: Vec<tables::Change>) -> Result<()> {
