@@ -140,17 +140,18 @@ const LONG: &str = "hammer";
 pub(crate) fn run(door: &Door, selection: &Selection) -> Result<ExitCode> {
     setup::run(door, &[Part::Packages, Part::Bpf], false)?;
     let copy = Copy::of(door)?;
-    let mut survivors = Vec::new();
+    let mut all_are_caught = true;
     if selection.only != Some(Side::Packets) {
-        survivors.extend(copy.mutate_daemon(selection.since.as_deref())?);
+        all_are_caught &= copy.mutate_daemon(selection.since.as_deref())?;
     }
     if selection.only != Some(Side::Daemon) {
-        survivors.extend(copy.mutate_packets(selection.filter.as_deref(), selection.skip)?);
+        all_are_caught &= copy.mutate_packets(selection.filter.as_deref(), selection.skip)?;
     }
-    for survivor in &survivors {
-        missing(&format!("no test minds: {survivor}"));
-    }
-    Ok(if survivors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if all_are_caught { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn survived(mutant: &str) {
+    missing(&format!("no test minds: {mutant}"));
 }
 
 /// A clone of what is committed, with a target folder of its own.
@@ -173,8 +174,8 @@ impl<'a> Copy<'a> {
         Ok(Self { door, tree })
     }
 
-    /// cargo-mutants on the plan, or on all that has changed: what survived it, a line each.
-    fn mutate_daemon(&self, since: Option<&str>) -> Result<Vec<String>> {
+    /// cargo-mutants on the plan, or on all that has changed. Says whether every mutant was caught.
+    fn mutate_daemon(&self, since: Option<&str>) -> Result<bool> {
         heading("mutants of the daemon");
         on_path("cargo-mutants").context("there is no cargo-mutants: `cargo install --locked cargo-mutants` brings it")?;
         let mut command = Command::new("cargo");
@@ -194,29 +195,30 @@ impl<'a> Copy<'a> {
         ensure!(matches!(status.code(), Some(0 | 2 | 3)), "cargo-mutants ended with {status}");
         let missed = self.door.target().join("mutants/mutants.out/missed.txt");
         let missed = fs::read_to_string(&missed).with_context(|| format!("reading {}", missed.display()))?;
-        Ok(missed.lines().map(str::to_owned).collect())
+        missed.lines().for_each(survived);
+        Ok(missed.is_empty())
     }
 
-    /// Our own mutants of the packet path: those that survived.
-    fn mutate_packets(&self, filter: Option<&str>, skip: usize) -> Result<Vec<String>> {
+    /// Our own mutants of the packet path. Says whether every one was caught.
+    fn mutate_packets(&self, filter: Option<&str>, skip: usize) -> Result<bool> {
         heading("mutants of the packet path");
         ensure!(self.tests_pass()?, "the tests fail without any mutant");
         let wanted = |mutant: &&Mutant| filter.is_none_or(|text| mutant.file.contains(text) || mutant.right.contains(text));
-        let mut survivors = Vec::new();
+        let mut all_are_caught = true;
         for mutant in MUTANTS.iter().filter(wanted).skip(skip) {
             let name = format!("{}: `{}` for `{}`", mutant.file, mutant.wrong.trim(), mutant.right.trim());
             let (file, right) = read(&self.tree, mutant)?;
             write(&file, &right.replace(mutant.right, mutant.wrong))?;
-            let survived = self.tests_pass().with_context(|| name.clone());
+            let passed = self.tests_pass().with_context(|| name.clone());
             write(&file, &right)?;
-            if survived? {
-                missing(&format!("no test minds: {name}"));
-                survivors.push(name);
+            if passed? {
+                survived(&name);
+                all_are_caught = false;
             } else {
                 done(&format!("caught: {name}"));
             }
         }
-        Ok(survivors)
+        Ok(all_are_caught)
     }
 
     /// Whether the tests that see packets pass, the quick ones first. What does not compile is no mutant.

@@ -47,7 +47,7 @@ struct Net {
     /// How often each contender has its turn.
     #[arg(long, value_name = "N", default_value_t = net::Options::default().rounds)]
     rounds: usize,
-    /// How long a turn lasts.
+    /// How long a turn lasts; a flood is always watched for a second.
     #[arg(long, value_name = "SECONDS", default_value_t = net::Options::default().turn.as_secs_f64(), value_parser = seconds)]
     turn: f64,
     /// What is measured with these Services.
