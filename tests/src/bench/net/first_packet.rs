@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 
 use super::{
     Contender, Options, Row, cpus,
-    scene::{Route, filler},
+    scene::{Filler, Route},
     summary::{Summary, spread},
 };
 use crate::{
@@ -41,7 +41,7 @@ pub(super) fn measure(services: u32, options: &Options) -> Result<Vec<Row>> {
     let service = Service::named("measured").cluster_ips(addr::cluster_ips(1)).port(PORT, SERVED);
     bed.manifests().write("measured", &service.with_endpoints(&[Endpoint::pod(&server)]))?;
     for first in (1..services).step_by(IN_A_FILE as usize) {
-        let objects: Vec<_> = (first..services.min(first + IN_A_FILE)).flat_map(filler).collect();
+        let objects: Vec<_> = (first..services.min(first + IN_A_FILE)).map(Filler).flat_map(|it| it.objects(it.nobody())).collect();
         bed.manifests().write(&format!("fillers-{first}"), &objects)?;
     }
     let _daemon = Daemon::on(bed.node(0), &bed).args(SIZES).start()?;

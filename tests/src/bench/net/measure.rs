@@ -71,9 +71,9 @@ impl Measure {
     /// Measures for `turn`.
     pub(super) fn take(self, place: &Place, route: Route, turn: Duration) -> Result<f64> {
         let measured = match self {
-            Self::Stream => streams(place, place.target(route, IPERF), turn),
-            Self::Requests => as_client(place, || requests(place.target(route, RESPONDER), turn)),
-            Self::Connections => as_client(place, || connections(place.target(route, RESPONDER), turn)),
+            Self::Stream => streams(place, place.targets(route, IPERF)[0], turn),
+            Self::Requests => as_client(place, || requests(place.targets(route, RESPONDER)[0], turn)),
+            Self::Connections => as_client(place, || connections(&place.targets(route, RESPONDER), turn)),
         };
         measured.with_context(|| format!("{}, {}, {}", place.contender, self.name(), route.name()))
     }
@@ -120,8 +120,10 @@ fn requests(to: SocketAddr, turn: Duration) -> Result<f64> {
     count(turn, || request(&mut stream))
 }
 
-fn connections(to: SocketAddr, turn: Duration) -> Result<f64> {
-    count(turn, || request(&mut connect(to)?))
+/// One target after the other, for who finds some of them sooner than others.
+fn connections(to: &[SocketAddr], turn: Duration) -> Result<f64> {
+    let mut to = to.iter().cycle();
+    count(turn, || to.next().map_or(Ok(()), |to| request(&mut connect(*to)?)))
 }
 
 fn connect(to: SocketAddr) -> Result<TcpStream> {

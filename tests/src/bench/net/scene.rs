@@ -1,7 +1,7 @@
 //! The testbed of the measurements: a node for each contender, one more for backends elsewhere, and a real control plane.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
@@ -26,6 +26,16 @@ pub(super) const RESPONDER: u16 = 7000;
 const FAMILY: Family = Family::V4;
 /// The Service whose backend is on the node without a contender; those with backends on the contenders' nodes come after it.
 const REMOTE: u8 = 10;
+/// Of so many Services in a row each server serves one, at an address of its own: where iptables finds a Service depends on its place in a list
+/// that is in no order, so one alone says little; and behind one address connection tracking would have to find other client ports for them.
+const APART: u32 = 100;
+/// The further addresses of a server end in this and what comes after it.
+const FURTHER: u8 = 100;
+const FURTHER_ADDRESSES: u8 = 100;
+/// How many client ports there are, shared by all that is dialled: connection tracking remembers each pair for two minutes, and drops what it has
+/// no room for.
+const CLIENT_PORTS: usize = 30_000;
+const FIRST_CLIENT_PORT: usize = 32_768;
 /// For thousands of Services in a proxy of any kind.
 const LIMIT: Duration = Duration::from_mins(5);
 
@@ -51,14 +61,16 @@ pub(super) struct Place {
     pub(super) contender: Contender,
     pub(super) client: Pod,
     server: Server,
-    service: Addrs,
-    remote_pod: Addrs,
+    /// What the client dials for the server on its node, and for the one elsewhere.
+    same_node: Vec<IpAddr>,
+    across_nodes: Vec<IpAddr>,
     _running: Running,
 }
 
-/// A pod that serves.
+/// A pod that serves, at many addresses.
 struct Server {
     pod: Pod,
+    further: Vec<Ipv4Addr>,
     _responder: Acceptor,
     _iperf: Process,
 }
@@ -88,12 +100,17 @@ impl Scene {
         for (index, contender) in contenders.into_iter().enumerate() {
             let node = bed.node(index);
             let client = node.pod(&format!("client{index}"))?;
-            client.netns().sysctl(&[("ipv4/tcp_tw_reuse", "1"), ("ipv4/ip_local_port_range", "1024 65535")])?;
+            client.netns().sysctl(&[("ipv4/tcp_tw_reuse", "1")])?;
             let server = Server::start(node.pod(&format!("server{index}"))?)?;
             let service = addr::cluster_ips(REMOTE + 1 + u8::try_from(index)?);
             publish(&control, &format!("local{index}"), service, &server.pod)?;
             let running = Running::start(contender, &bed, &control, node)?;
-            places.push(Place { contender, client, server, service, remote_pod: remote.pod.addrs(), _running: running });
+            let [same_node, across_nodes] = match contender {
+                Contender::Direct => [server.pod.addrs(), remote.pod.addrs()],
+                Contender::Shunt | Contender::Nftables | Contender::Iptables => [service, addr::cluster_ips(REMOTE)],
+            };
+            let [same_node, across_nodes] = [same_node, across_nodes].map(|it| vec![it.of(FAMILY)]);
+            places.push(Place { contender, client, server, same_node, across_nodes, _running: running });
         }
         let scene = Self { places, remote, services: 0, growths: 0, control, _bed: bed };
         scene.wait_for_all()?;
@@ -106,39 +123,62 @@ impl Scene {
 
     /// Adds Services until there are as many beside those that are measured, and waits until every contender has them.
     pub(super) fn grow_to(&mut self, services: u32) -> Result<()> {
-        let fillers: Vec<_> = (self.services..services).flat_map(filler).collect();
-        self.control.api().create_all(&fillers)?;
+        let mut objects = Vec::new();
+        for filler in (self.services..services).map(Filler) {
+            let server = self.places.iter().map(|place| &place.server).chain([&self.remote]).nth(filler.server());
+            let backend = server.map_or_else(|| filler.nobody(), |server| server.further[filler.row() % server.further.len()]);
+            objects.extend(filler.objects(backend));
+            self.have_dialled(filler, backend);
+        }
+        self.control.api().create_all(&objects)?;
         self.services = self.services.max(services);
         // Whoever serves what was made last has all of them.
         self.growths += 1;
         let last = Addrs::new(&format!("10.96.255.{}", self.growths), &format!("fd00:10:96::ff{:02x}", self.growths));
         publish(&self.control, &format!("last{}", self.growths), last, &self.remote.pod)?;
-        self.wait_for(last.at(FAMILY, RESPONDER))
+        let mut serving = self.places.iter().filter(|place| place.contender != Contender::Direct);
+        serving.try_for_each(|place| place.wait_for(last.at(FAMILY, RESPONDER)))?;
+        self.wait_for_all()
+    }
+
+    /// Adds it to what is dialled by those whose client it is for.
+    fn have_dialled(&mut self, filler: Filler, backend: Ipv4Addr) {
+        let remote = self.places.len();
+        for (index, place) in self.places.iter_mut().enumerate() {
+            let to = if place.contender == Contender::Direct { backend } else { filler.cluster_ip() };
+            match filler.server() {
+                server if server == index => place.same_node.push(to.into()),
+                server if server == remote => place.across_nodes.push(to.into()),
+                _ => {}
+            }
+        }
     }
 
     fn wait_for_all(&self) -> Result<()> {
         for place in &self.places {
-            place.wait_for(place.target(Route::SameNode, RESPONDER))?;
-            place.wait_for(place.target(Route::AcrossNodes, RESPONDER))?;
+            place.share_ports()?;
+            for route in Route::ALL {
+                place.targets(route, RESPONDER).into_iter().try_for_each(|to| place.wait_for(to))?;
+            }
         }
         Ok(())
-    }
-
-    fn wait_for(&self, to: SocketAddr) -> Result<()> {
-        self.places.iter().filter(|place| place.contender != Contender::Direct).try_for_each(|place| place.wait_for(to))
     }
 }
 
 impl Place {
-    /// What the client dials.
-    pub(super) fn target(&self, route: Route, port: u16) -> SocketAddr {
-        let addrs = match (self.contender, route) {
-            (Contender::Direct, Route::SameNode) => self.server.pod.addrs(),
-            (Contender::Direct, Route::AcrossNodes) => self.remote_pod,
-            (_, Route::SameNode) => self.service,
-            (_, Route::AcrossNodes) => addr::cluster_ips(REMOTE),
+    /// What the client dials; the first is there with any number of Services.
+    pub(super) fn targets(&self, route: Route, port: u16) -> Vec<SocketAddr> {
+        let addrs = match route {
+            Route::SameNode => &self.same_node,
+            Route::AcrossNodes => &self.across_nodes,
         };
-        addrs.at(FAMILY, port)
+        addrs.iter().map(|addr| SocketAddr::new(*addr, port)).collect()
+    }
+
+    fn share_ports(&self) -> Result<()> {
+        let dialled = self.same_node.len().max(self.across_nodes.len());
+        let range = format!("{FIRST_CLIENT_PORT} {}", FIRST_CLIENT_PORT + CLIENT_PORTS / dialled);
+        self.client.netns().sysctl(&[("ipv4/ip_local_port_range", &range)])
     }
 
     /// Waits until the client reaches it.
@@ -155,7 +195,12 @@ impl Server {
     fn start(pod: Pod) -> Result<Self> {
         let responder = responder::start(pod.netns(), RESPONDER)?;
         let iperf = pod.netns().spawn(&format!("exec iperf3 --server --port {IPERF} >/dev/null"))?;
-        Ok(Self { pod, _responder: responder, _iperf: iperf })
+        let [a, b, c, _] = pod.addrs().v4.octets();
+        let further: Vec<_> = (0..FURTHER_ADDRESSES).map(|n| Ipv4Addr::new(a, b, c, FURTHER + n)).collect();
+        let each = |line: &dyn Fn(&Ipv4Addr) -> String| further.iter().map(line).collect::<String>();
+        pod.netns().ip(&each(&|ip| format!("addr add {ip}/32 dev eth0\n")))?;
+        pod.node().netns().ip(&each(&|ip| format!("route add {ip}/32 dev {} scope link\n", pod.host_device())))?;
+        Ok(Self { pod, further, _responder: responder, _iperf: iperf })
     }
 }
 
@@ -166,30 +211,57 @@ fn publish(control: &ControlPlane, name: &str, addrs: Addrs, pod: &Pod) -> Resul
     control.api().create_all(&objects)
 }
 
-/// A Service with one backend that nobody asks, as objects.
-pub(super) fn filler(number: u32) -> [Value; 2] {
-    let name = format!("filler{number}");
-    let from = |first: Ipv4Addr, number: u32| Ipv4Addr::from_bits(first.to_bits() + number).to_string();
-    let cluster_ip = from(Ipv4Addr::new(10, 96, 1, 0), number);
-    let service = json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": {
-            "type": "ClusterIP",
-            "clusterIP": cluster_ip,
-            "clusterIPs": [cluster_ip],
-            "ipFamilies": ["IPv4"],
-            "ports": [{"name": "web", "protocol": "TCP", "port": 80, "targetPort": 8080}],
-        },
-    });
-    let slice = json!({
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {"name": name, "namespace": "default", "labels": {"kubernetes.io/service-name": name}},
-        "addressType": "IPv4",
-        "ports": [{"name": "web", "protocol": "TCP", "port": 8080}],
-        "endpoints": [{"addresses": [from(Ipv4Addr::new(10, 244, 100, 0), number % 10_000)], "conditions": {"ready": true}}],
-    });
-    [service, slice]
+/// One of many Services, by its number.
+#[derive(Clone, Copy)]
+pub(super) struct Filler(pub(super) u32);
+
+impl Filler {
+    /// Itself and its one backend as objects.
+    pub(super) fn objects(self, backend: Ipv4Addr) -> [Value; 2] {
+        let (name, cluster_ip) = (format!("filler{}", self.0), self.cluster_ip());
+        let service = json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {
+                "type": "ClusterIP",
+                "clusterIP": cluster_ip,
+                "clusterIPs": [cluster_ip],
+                "ipFamilies": ["IPv4"],
+                "ports": [{"name": "web", "protocol": "TCP", "port": RESPONDER, "targetPort": RESPONDER}],
+            },
+        });
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"name": name, "namespace": "default", "labels": {"kubernetes.io/service-name": name}},
+            "addressType": "IPv4",
+            "ports": [{"name": "web", "protocol": "TCP", "port": RESPONDER}],
+            "endpoints": [{"addresses": [backend], "conditions": {"ready": true}}],
+        });
+        [service, slice]
+    }
+
+    /// The address of a backend that is not there.
+    pub(super) fn nobody(self) -> Ipv4Addr {
+        after(Ipv4Addr::new(10, 244, 100, 0), self.0 % 10_000)
+    }
+
+    fn cluster_ip(self) -> Ipv4Addr {
+        after(Ipv4Addr::new(10, 96, 1, 0), self.0)
+    }
+
+    /// The number of its server, if there is such a one.
+    const fn server(self) -> usize {
+        (self.0 % APART) as usize
+    }
+
+    /// Its number among those of its server.
+    const fn row(self) -> usize {
+        (self.0 / APART) as usize
+    }
+}
+
+fn after(first: Ipv4Addr, number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(first.to_bits() + number)
 }
