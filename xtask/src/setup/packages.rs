@@ -28,18 +28,21 @@ pub(super) const COMMANDS: &[Wanted] = &[
 pub(super) const BENCH_COMMANDS: &[Wanted] = &[
     ("iperf3", "iperf3", "the benches' streams"),
     ("iptables", "iptables", "kube-proxy in one of its modes"),
-    ("conntrack", "conntrack", "kube-proxy"),
+    ("conntrack", "conntrack", "kube-proxy, and the benches' floods"),
 ];
 
 pub(super) fn set_up(door: &Door, commands: &[Wanted]) {
     heading("packages");
     let (present, absent): (Vec<&Wanted>, Vec<&Wanted>) = commands.iter().partition(|(command, ..)| on_path(command).is_some());
     let names: Vec<&str> = present.iter().map(|(command, ..)| *command).collect();
-    found(&names.join(", "));
+    if !names.is_empty() {
+        found(&names.join(", "));
+    }
     if absent.is_empty() {
         return;
     }
     let mut packages: Vec<&str> = absent.iter().map(|(_, package, _)| *package).collect();
+    packages.sort_unstable();
     packages.dedup();
     if let Err(error) = install(door, &packages) {
         // What is left can still be built, and tests that lack a command say so themselves.
