@@ -26,7 +26,7 @@ pub(super) const RESPONDER: u16 = 7000;
 const FAMILY: Family = Family::V4;
 /// The Service whose backend is on the node without a contender; those with backends on the contenders' nodes come after it.
 const REMOTE: u8 = 10;
-/// Of so many Services in a row each server serves one, at an address of its own: where iptables finds a Service depends on its place in a list
+/// Of so many Services in a row each server serves one of the last, at an address of its own: where iptables finds a Service depends on its place in a list
 /// that is in no order, so one alone says little; and behind one address connection tracking would have to find other client ports for them.
 const APART: u32 = 100;
 /// The further addresses of a server end in this and what comes after it.
@@ -253,7 +253,7 @@ impl Filler {
 
     /// The number of its server, if there is such a one.
     const fn server(self) -> usize {
-        (self.0 % APART) as usize
+        (APART - 1 - self.0 % APART) as usize
     }
 
     /// Its number among those of its server.
