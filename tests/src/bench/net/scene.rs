@@ -113,7 +113,7 @@ impl Scene {
             places.push(Place { contender, client, server, same_node, across_nodes, _running: running });
         }
         let scene = Self { places, remote, services: 0, growths: 0, control, _bed: bed };
-        scene.wait_for_all()?;
+        scene.ready_clients()?;
         Ok(scene)
     }
 
@@ -138,7 +138,7 @@ impl Scene {
         publish(&self.control, &format!("last{}", self.growths), last, &self.remote.pod)?;
         let mut serving = self.places.iter().filter(|place| place.contender != Contender::Direct);
         serving.try_for_each(|place| place.wait_for(last.at(FAMILY, RESPONDER)))?;
-        self.wait_for_all()
+        self.ready_clients()
     }
 
     /// Adds it to what is dialled by those whose client it is for.
@@ -154,7 +154,8 @@ impl Scene {
         }
     }
 
-    fn wait_for_all(&self) -> Result<()> {
+    /// Gives every client its ports, and waits until it reaches all that it dials.
+    fn ready_clients(&self) -> Result<()> {
         for place in &self.places {
             place.share_ports()?;
             for route in Route::ALL {
