@@ -41,6 +41,8 @@ mod tests {
         cases.run("more flows than there is room for", || scene.more_flows(&daemon));
         cases.run("each warning is given once", || warned_once(&daemon.log()));
         cases.run("nothing was lost", || {
+            // However soon all of that was over.
+            load.wait_for(100)?;
             load.finish().check(100)?;
             pinger.finish().check()
         });
