@@ -28,7 +28,7 @@ mod tests {
         if gate::skip(NEEDS) {
             return;
         }
-        let options = Options { repeat: 3000, runs: 1, flows: vec![1024], ..Options::default() };
+        let options = Options { repeat: 3000, layouts: 1, runs: 1, flows: vec![1024], ..Options::default() };
         let rows = packet::run(&options, |_| {}).unwrap();
         assert!(rows.iter().all(|row| row.repeats == 3000 && row.ns_min > 0.0 && row.floor_ns > 0.0), "{rows:?}");
         let found: Vec<&str> = rows.iter().map(|row| row.path.as_str()).collect();

@@ -34,7 +34,10 @@ struct Packet {
     /// Packets a run.
     #[arg(long, value_name = "N", default_value_t = packet::Options::default().repeat, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
-    /// Runs of each path, by turns with its floor.
+    /// How often each path is measured from new maps; the one in the middle counts.
+    #[arg(long, value_name = "N", default_value_t = packet::Options::default().layouts, value_parser = clap::value_parser!(u32).range(1..))]
+    layouts: u32,
+    /// Runs of each path, by turns with its floor, in each layout.
     #[arg(long, value_name = "N", default_value_t = packet::Options::default().runs, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
 }
@@ -82,8 +85,8 @@ fn main() -> ExitCode {
 
 fn run(what: What) -> Result<()> {
     match what {
-        What::Packet(Packet { json, filter, repeat, runs }) => {
-            let options = packet::Options { filter, repeat, runs, ..packet::Options::default() };
+        What::Packet(Packet { json, filter, repeat, layouts, runs }) => {
+            let options = packet::Options { filter, repeat, layouts, runs, ..packet::Options::default() };
             println!("{}", packet::Table(&options));
             write(json, &packet::run(&options, |row| println!("{row}"))?)
         }

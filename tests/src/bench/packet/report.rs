@@ -10,9 +10,12 @@ pub struct Table<'a>(pub &'a Options);
 
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Options { repeat, runs, .. } = self.0;
+        let Options { repeat, layouts, runs, .. } = self.0;
         writeln!(f, "{}", Machine::this())?;
-        writeln!(f, "{repeat} packets a run, {runs} runs by turns with the floor; ns a packet, the driver's included\n")?;
+        writeln!(
+            f,
+            "{repeat} packets a run, {runs} runs by turns with the floor, the median of {layouts} layouts; ns a packet, the driver's included\n"
+        )?;
         let [path, flows, min, median, floor, ratio, instructions] =
             ["path", "flows", "ns min", "ns median", "floor", "ratio", "instructions"];
         write!(f, "{path:<30} {flows:>7} {min:>8} {median:>10} {floor:>8} {ratio:>6} {instructions:>13}")
