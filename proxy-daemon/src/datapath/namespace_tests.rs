@@ -2,6 +2,7 @@
 //! newer kernels have as well.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::PathBuf,
     thread,
@@ -14,6 +15,7 @@ use nix::{
     net::if_::if_nametoindex,
     sched::{CloneFlags, unshare},
 };
+use proxy_common::{Addr4, Port, SnatSource, V4, maps};
 use tempfile::TempDir;
 use tokio::{runtime, sync::mpsc};
 
@@ -294,6 +296,27 @@ fn a_clean_up_removes_all_versions_and_nothing_else() {
         assert_eq!(remove_all(&machine.pins).expect("removed"), 4);
         wait_until(|| in_tcx() == 0);
         assert_eq!(names_in(machine.pins.root()).expect("it stays"), ["others"]);
+    });
+}
+
+#[test]
+fn as_many_devices_as_there_is_room_for_are_all_replaced() {
+    on_a_machine("as_many_devices_as_there_is_room_for_are_all_replaced", |machine| {
+        drop(machine.attacher(Way::Clsact));
+        let mut kernel = KernelMaps::open(&machine.pins).expect("opened");
+        // Ten devices stay, with another MTU; all others go, and as many come.
+        for (mtu, others) in [(1400, 10..maps::DEVICES), (1500, maps::DEVICES..2 * maps::DEVICES - 10)] {
+            let source = SnatSource {
+                addr: Addr4::from_wire([192, 0, 2, 1]),
+                first_port: Port::from_host(1),
+                last_port: Port::from_host(2),
+                mtu,
+                bare: 0,
+            };
+            let sources: BTreeMap<u32, SnatSource<V4>> = (0..10).chain(others).map(|ifindex| (ifindex, source)).collect();
+            kernel.set_snat(&sources, &BTreeMap::new()).expect("there is room");
+            assert_eq!(kernel.snat4().expect("read"), sources);
+        }
     });
 }
 

@@ -1,8 +1,10 @@
 //! Endpoints change, and the daemon comes and goes.
 
-use std::{collections::BTreeMap, thread, time::Duration};
+use std::{collections::BTreeMap, fs, thread, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use proxy_common::maps;
+use proxy_daemon::maps::Pins;
 use shunt_tests::{Cases, Cni, Daemon, Family, Host as _, Pod, gate, wait};
 
 use crate::{
@@ -24,6 +26,7 @@ fn clients_notice_nothing() {
     cases.run("the daemon is killed", || scene.daemon_is_killed(&mut daemon));
     cases.run("the daemon is restarted", || scene.daemon_is_restarted(&mut daemon));
     cases.run("another daemon takes over", || scene.another_takes_over(&mut daemon));
+    cases.run("the service filter's pin is gone", || scene.filter_is_lost(&mut daemon));
     cases.run("what changed while it was down takes effect", || scene.changes_while_down(&mut daemon));
     cases.run("no warning is repeated", || warned_once_a_life(&daemon.log()));
     cases.finish();
@@ -96,6 +99,18 @@ impl Scene {
         next.terminate()?;
         daemon.restart()?;
         traffic.finish(500).map(drop)
+    }
+
+    /// Programs look up nothing that is not marked, so the next daemon's come after the marks.
+    fn filter_is_lost(&self, daemon: &mut Daemon) -> Result<()> {
+        let traffic = Traffic::start(self)?;
+        traffic.wait_for(200)?;
+        daemon.terminate()?;
+        fs::remove_file(Pins::new(daemon.bpffs()).maps().join(maps::FILTER)).context("removing the pin")?;
+        traffic.wait_for(200)?;
+        daemon.restart()?;
+        traffic.wait_for(500)?;
+        traffic.finish(900).map(drop)
     }
 
     fn changes_while_down(&self, daemon: &mut Daemon) -> Result<()> {
