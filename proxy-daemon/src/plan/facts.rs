@@ -72,3 +72,17 @@ impl Machine {
 fn first_of(addrs: &[IpAddr], family: IpFamily) -> Option<IpAddr> {
     addrs.iter().copied().find(|addr| IpFamily::of(*addr) == family)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_says_what_the_node_does_not() {
+        let [first, second, v6] = ["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(|addr| addr.parse::<IpAddr>().unwrap());
+        let facts = NodeFacts::new(&Arc::default(), "n1", None, &Machine::with(&[first, second, v6]));
+        assert_eq!(facts.node_ips, [first, v6]);
+        assert_eq!((facts.node_ip(IpFamily::V4), facts.node_ip(IpFamily::V6)), (Some(first), Some(v6)));
+        assert!(facts.has_address(second) && !facts.has_address("192.0.2.3".parse().unwrap()));
+    }
+}
