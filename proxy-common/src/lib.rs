@@ -30,6 +30,7 @@ mod proto;
 pub mod reason;
 mod service;
 mod slot;
+mod socket;
 mod source_range;
 mod undefined;
 
@@ -47,6 +48,7 @@ pub use port::Port;
 pub use proto::Protocol;
 pub use service::ServiceRow;
 pub use slot::{Range, RangeWord, SlotRange};
+pub use socket::{SocketKey, SocketPeer, Sockets, Toward};
 pub use source_range::SourceKey;
 pub use undefined::{MAX_NETWORKS, Network, Networks, Undefined};
 

@@ -17,6 +17,8 @@ pub const DEFAULT_SERVICES: u32 = 32_768;
 pub const DEFAULT_SOURCES: u32 = 65_536;
 /// How many clients of services with session affinity are remembered, of each family.
 pub const DEFAULT_AFFINITY: u32 = 65_536;
+/// The most entries of sockets of a family, unless the flag says otherwise; a socket that sends datagrams has two for each peer, any other one.
+pub const DEFAULT_SOCKETS: u32 = 65_536;
 /// How many datagrams in fragments are under way, of each family.
 pub const FRAGMENTS: u32 = 8192;
 /// The most devices by which packets leave.
@@ -42,6 +44,10 @@ pub const FILTER: &str = "FILTER";
 pub const FLOWS_V4: &str = "FLOWS_V4";
 /// The flows of IPv6.
 pub const FLOWS_V6: &str = "FLOWS_V6";
+/// Sockets of IPv4 that were given a backend: `SocketKey` to `SocketPeer`.
+pub const SOCKETS_V4: &str = "SOCKETS_V4";
+/// Sockets of IPv6 that were given a backend.
+pub const SOCKETS_V6: &str = "SOCKETS_V6";
 /// Who may use load balancer addresses of IPv4: a trie of `SourceKey`.
 pub const SOURCES_V4: &str = "SOURCES_V4";
 /// The same of IPv6.
@@ -86,7 +92,7 @@ pub const NODE: &str = "NODE";
 pub const NODE_IPS: &str = "NODE_IPS";
 
 /// Every map.
-pub const ALL: [&str; 30] = [
+pub const ALL: [&str; 32] = [
     FRONTENDS_V4,
     FRONTENDS_V6,
     FRONTEND_ROWS,
@@ -96,6 +102,8 @@ pub const ALL: [&str; 30] = [
     FILTER,
     FLOWS_V4,
     FLOWS_V6,
+    SOCKETS_V4,
+    SOCKETS_V6,
     SOURCES_V4,
     SOURCES_V6,
     AFFINITY_V4,

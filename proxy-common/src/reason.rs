@@ -130,11 +130,17 @@ reasons! {
     OtherHost = "other_host", Pass, "a frame for another machine, which the device takes because somebody listens to everything on it, or for all or many machines";
     /// Of a flow that is no Service's.
     Foreign = "foreign", Pass, "a packet of a connection that left the node under a frontend's address and port, as a node's own or another program's translation (masquerading) may have it, or an answer to one";
+    /// A socket was given a backend.
+    SocketDialled = "socket_dialled", Note, "a process dialled a service and its socket was given a backend, before any packet was made";
+    /// Nobody serves what a process dialled.
+    SocketRefused = "socket_refused", Reject, "a process dialled a service without endpoints, or a port that a service does not have: the call failed at once";
+    /// A policy leaves a process no backend.
+    SocketDenied = "socket_denied", Drop, "a process dialled what a policy does not let it have, or an address of a ServiceCIDR that no Service has: the call failed";
 }
 
 impl Reason {
     /// How many there are.
-    pub const COUNT: u32 = 35;
+    pub const COUNT: u32 = 38;
 
     /// The index in `REASONS`.
     #[inline(always)]

@@ -89,7 +89,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub cluster_cidr: Vec<String>,
 
-    /// The cgroup whose processes are served [default: the root]; not used yet: processes of the node are not served
+    /// Whose sockets get their backend when they call, before any packet is made
+    #[arg(long, value_name = "MODE", default_value = "host")]
+    pub socket_lb: SocketLb,
+
+    /// The cgroup whose processes those are [default: the root]
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
 
@@ -149,6 +153,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = maps::DEFAULT_AFFINITY)]
     pub affinity: u32,
 
+    /// Entries of each family for sockets that were given a backend
+    #[arg(long, value_name = "N", default_value_t = maps::DEFAULT_SOCKETS)]
+    pub sockets: u32,
+
     /// New flows that a CPU takes in a second; more are dropped, so that a flood of them leaves known flows alone
     #[arg(long, value_name = "N", default_value_t = 65_536)]
     pub new_flows: u32,
@@ -165,6 +173,15 @@ pub enum Masquerade {
     Auto,
     /// All for whom kube-proxy does, so that backends see the same addresses
     KubeProxy,
+}
+
+/// Whose sockets are served where they call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SocketLb {
+    /// Those of the node's own processes and of hostNetwork pods
+    Host,
+    /// Nobody's: the node's own processes do not reach Services
+    Off,
 }
 
 /// How XDP is used on uplinks.

@@ -16,7 +16,9 @@ pub mod datapath;
 pub mod expiry;
 pub mod filter;
 pub mod fullness;
+pub mod orphans;
 pub mod reconcile;
+pub mod senders;
 pub mod taken;
 pub mod walk;
 

@@ -5,13 +5,13 @@ use std::{
     future, mem,
     net::IpAddr,
     ops::RangeInclusive,
-    sync::Arc,
+    sync::{Arc, mpsc::SyncSender},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
-use proxy_common::{ANY_DEVICE, Family, NodeIps, NodeRow, Port, SnatSource, Text64, V4, V6, maps};
+use proxy_common::{ANY_DEVICE, Family, NodeIps, NodeRow, Port, SnatSource, Sockets, Text64, V4, V6, maps};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
@@ -21,11 +21,12 @@ use tokio::{
 use crate::{
     admin,
     config::{Config, Xdp},
-    datapath::{self, Attacher, Checksums, Exchanger, Programs},
+    datapath::{self, Attacher, Checksums, Exchanger, Hooks, Programs},
     filter,
     maps::{KernelMaps, Pins},
     model,
     net::{self, DeviceSource, LocalAddresses},
+    orphans,
     plan::Machine,
     reconcile::{Reconciler, Round},
     source,
@@ -56,8 +57,9 @@ async fn serve(config: Config) -> Result<()> {
     // Until the process ends, for its threads work to the end.
     mem::forget(datapath::claim(&pins).await?);
     datapath::make_folders(&pins)?;
-    if config.node_port_addresses.name_loopback() {
-        tracing::warn!("node ports are not served at loopback addresses yet, though --nodeport-addresses names some");
+    let hooks = socket_hooks(&config);
+    if config.node_port_addresses.name_loopback() && hooks.is_none() {
+        tracing::warn!("node ports are not served at loopback, though --nodeport-addresses names it: that takes --socket-lb");
     }
     let changes = source::start(&config.source, &config.node_name).await?;
     let options = datapath::Options {
@@ -66,6 +68,8 @@ async fn serve(config: Config) -> Result<()> {
         checksums: Checksums::Cast,
         new_flows: config.new_flows,
         outer_headers: datapath::leaves_outer_headers(),
+        sockets: if hooks.is_some() { config.sockets } else { Sockets::NONE },
+        netns: datapath::netns_cookie()?.unwrap_or(0),
         bpf_log: config.bpf_log,
     };
     let mut loaded = datapath::load(&pins, options)?;
@@ -75,7 +79,7 @@ async fn serve(config: Config) -> Result<()> {
     let network = net::follow(config.rules(), node_ips_seen).await.context("following the node's network")?;
     spawn_walker(&pins)?;
     loaded.print_log()?;
-    let attacher = Attacher::new(pins.clone(), loaded, config.xdp)?;
+    let mut attacher = Attacher::new(pins.clone(), loaded, config.xdp)?;
     let mut control = Control {
         addresses: network.addresses,
         node_ips,
@@ -84,9 +88,13 @@ async fn serve(config: Config) -> Result<()> {
         changes,
         node_name: config.node_name,
         pins: pins.clone(),
+        gone: hooks.is_some().then(|| orphans::spawn(&pins)).transpose()?,
         in_the_way: String::new(),
     };
     control.begin()?;
+    if let Err(error) = attacher.serve_sockets(hooks) {
+        warn_of_sockets(&error);
+    }
     let mut devices = datapath::serve(attacher, network.devices)?;
     let mut exchanger = devices.exchanger(pins, options);
     // Before any table is filled: that the state is complete must mean that packets meet it.
@@ -97,6 +105,19 @@ async fn serve(config: Config) -> Result<()> {
         error = devices.ended() => Err(error),
         never = admin::serve(&config.socket, async |request| answer(&mut exchanger, request).await) => match never {},
     }
+}
+
+/// Where sockets are served, if they are. Where they cannot be, pods and clients outside are all the same.
+fn socket_hooks(config: &Config) -> Option<Hooks> {
+    if config.sockets == Sockets::NONE {
+        return None;
+    }
+    let hooks = config.cgroup.clone().map_or_else(datapath::root_cgroup, Ok).and_then(Hooks::at);
+    hooks.inspect_err(warn_of_sockets).ok()
+}
+
+fn warn_of_sockets(error: &anyhow::Error) {
+    tracing::warn!(error = format!("{error:#}"), "processes of the node and hostNetwork pods do not reach Services, all others do");
 }
 
 /// Does what an operator asks for.
@@ -149,6 +170,8 @@ struct Control {
     changes: mpsc::Receiver<model::Change>,
     node_name: String,
     pins: Pins,
+    /// Tells that backends have gone, where sockets are served.
+    gone: Option<SyncSender<()>>,
     /// Why another version's rest could not be removed, as it was said last.
     in_the_way: String,
 }
@@ -207,7 +230,14 @@ impl Control {
 
     fn round(&mut self) -> Round {
         let start = Instant::now();
+        let ended = self.reconciler.maps_mut().ended();
         let round = self.reconciler.round();
+        if let Some(gone) = &self.gone
+            && self.reconciler.maps_mut().ended() != ended
+        {
+            // One that is told already need not be told twice.
+            gone.try_send(()).ok();
+        }
         if round.changes > 0 {
             tracing::debug!(planned = round.planned, changes = round.changes, elapsed = ?start.elapsed(), "applied");
         }

@@ -1,16 +1,17 @@
-//! One walk through the flow tables for all who want to see every entry: what has expired, which marks of the service filter are to stay, and how
+//! One walk through the flow tables, and through that of sockets, for all who want to see every entry: what has expired, which marks of the service filter are to stay, and how
 //! many of the node's ports are taken.
 
 use anyhow::Result;
 use bytemuck::Pod;
-use proxy_common::{Family, Flow, FlowKey, FrontendKey, SnatSource, V4, V6};
+use proxy_common::{Family, Flow, FlowKey, FrontendKey, SnatSource, SocketKey, SocketPeer, V4, V6};
 
 use crate::{
     datapath::Clock,
     expiry::Expiry,
     filter,
     fullness::Fullness,
-    maps::{Error, KernelMaps, Pins},
+    maps::{Error, KernelMaps, Pins, SocketTable},
+    senders,
     taken::{Shortage, Taken},
 };
 
@@ -50,8 +51,19 @@ impl Walker {
         self.seen4.walk(Expiry { flows: flows4, frontends: frontends4, now, hz }, round.as_ref(), sources4.into_values())?;
         self.seen6.walk(Expiry { flows: flows6, frontends: frontends6, now, hz }, round.as_ref(), sources6.into_values())?;
         round.map_or(Ok(()), filter::Round::end)?;
-        Ok(())
+        forget(&mut self.maps.sockets4, now, hz)?;
+        forget(&mut self.maps.sockets6, now, hz)
     }
+}
+
+fn forget<F: Family>(sockets: &mut SocketTable<F>, now: u32, hz: u32) -> Result<()>
+where
+    SocketKey<F>: Pod,
+    SocketPeer<F>: Pod,
+{
+    let (entries, removed) = senders::forget(sockets, now, hz)?;
+    tracing::debug!(family = F::SUFFIX, entries, removed, "sockets");
+    Ok(())
 }
 
 // === impl Seen ===

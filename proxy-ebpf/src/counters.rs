@@ -17,7 +17,7 @@ pub fn count(reason: Reason) {
 #[inline(always)]
 pub fn count_index(index: u32) {
     if let Some(counter) = REASONS.get_ptr_mut(index) {
-        // SAFETY: the row is this CPU's own; a program is not interrupted by another on it.
+        // SAFETY: the row is this CPU's own. A packet's program is not interrupted by another; one of a socket's may be, and a count is lost then.
         unsafe { *counter += 1 };
     }
 }

@@ -10,7 +10,13 @@ use crate::{ip::Ip, maps::FILTER};
 /// Whether a flow or a frontend may be found for a packet with this tuple at this side of a device.
 #[inline(always)]
 pub fn admits<F: Ip>(tuple: &Tuple<F>, side: Side) -> bool {
-    let Some(mark) = at(tuple.place(side)) else { return false };
+    is_marked(tuple.place(side))
+}
+
+/// Whether anything may be found by what has this place.
+#[inline(always)]
+pub(crate) fn is_marked(place: Place) -> bool {
+    let Some(mark) = at(place) else { return false };
     // SAFETY: a byte of the map; volatile, because others write it.
     unsafe { core::ptr::read_volatile(mark) != UNMARKED }
 }

@@ -118,7 +118,7 @@ pub fn find_for_fragment<F: Ip>(tuple: Tuple<F>, protocol: Protocol, side: Side)
 
 /// Whether this life of a backend goes on.
 #[inline(always)]
-fn lives(backend: BackendRef) -> bool {
+pub(crate) fn lives(backend: BackendRef) -> bool {
     BACKEND_LIVE.get(backend.index()).is_some_and(|live| *live == backend)
 }
 

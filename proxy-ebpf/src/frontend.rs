@@ -61,20 +61,24 @@ pub fn choose<F: Ip, C: PacketCtx>(ctx: &C, packet: &Packet<F>, frontend: Fronte
     if row.flags.has(RowFlags::SOURCE_RANGES) && !may_use::<F>(client, frontend.service) {
         return Err(End::drop(Reason::SourceRange));
     }
+    let backend = pick::<F>(frontend, &row, client, F::hash(&packet.tuple, packet.protocol, settings::seed()))?;
+    Ok(Choice { backend, masquerade: must_masquerade(scope, row.flags, backend.flags) })
+}
+
+/// The backend that a client's hash stands for, or the one that the client had last.
+#[inline(always)]
+pub(crate) fn pick<F: Ip>(frontend: FrontendRef, row: &Row, client: F::Addr, hash: u32) -> Step<Backend<F>> {
     let slots = match row.range.range() {
         Range::Slots(slots) => slots,
         Range::Reject => return Err(End::tell(News::Refused)),
         Range::Drop => return Err(End::drop(Reason::PolicyDrop)),
     };
-    let mut slot = slots.pick(F::hash(&packet.tuple, packet.protocol, settings::seed()));
+    let mut slot = slots.pick(hash);
     if row.affinity_secs != 0 {
         slot = affinity::slot::<F>(client, frontend.service, row.affinity_secs, row.range, slot);
     }
     let backend = *F::backends().get(slot).ok_or(End::drop(Reason::StaleSlot))?;
-    if backend.owner != frontend.service {
-        return Err(End::drop(Reason::StaleSlot));
-    }
-    Ok(Choice { backend, masquerade: must_masquerade(scope, row.flags, backend.flags) })
+    if backend.owner == frontend.service { Ok(backend) } else { Err(End::drop(Reason::StaleSlot)) }
 }
 
 /// Whether packets with this tuple are to a frontend.
@@ -95,21 +99,21 @@ fn must_masquerade(scope: Scope, row: RowFlags, backend: BackendFlags) -> bool {
 
 /// Whether a client is among those who may use a service's load balancer addresses.
 #[inline(always)]
-fn may_use<F: Ip>(client: F::Addr, service: ServiceId) -> bool {
+pub(crate) fn may_use<F: Ip>(client: F::Addr, service: ServiceId) -> bool {
     let bits = F::Addr::LEN as u32 * 8 + ServiceId::BITS;
     F::sources().get(&Key::new(bits, SourceBits { service, client })).is_some()
 }
 
 /// What a row says to clients of a scope.
-struct Row {
-    range: RangeWord,
-    flags: RowFlags,
-    affinity_secs: u32,
+pub(crate) struct Row {
+    pub(crate) range: RangeWord,
+    pub(crate) flags: RowFlags,
+    pub(crate) affinity_secs: u32,
 }
 
 /// Reads a row, each field once: the daemon may store another at any time.
 #[inline(always)]
-fn read(row: RowIndex, scope: Scope) -> Option<Row> {
+pub(crate) fn read(row: RowIndex, scope: Scope) -> Option<Row> {
     let row = FRONTEND_ROWS.get_ptr(row.0)?;
     // SAFETY: a field of the row.
     let internal = unsafe { &raw const (*row).internal };

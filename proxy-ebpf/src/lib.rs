@@ -52,6 +52,8 @@ pub mod icmp;
 
 pub mod undefined;
 
+pub mod sock;
+
 pub mod refuse;
 
 pub mod path;

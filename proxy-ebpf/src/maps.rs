@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use proxy_common::{
     Affinity, AffinityKey, Backend, BackendRef, Family, Flow, FlowKey, FragmentKey, FrontendKey, FrontendRef, FrontendRow, Networks,
-    NodeIps, NodeRow, Ports, ServiceCounters, ServiceId, ServiceRow, SnatSource, Undefined, V4, V6,
+    NodeIps, NodeRow, Ports, ServiceCounters, ServiceId, ServiceRow, SnatSource, SocketKey, SocketPeer, Undefined, V4, V6,
     filter::{Marks, ROWS as FILTER_ROWS},
     maps,
 };
@@ -29,6 +29,8 @@ pub type Snat<F> = HashMap<u32, SnatSource<F>, { maps::DEVICES as usize }>;
 pub type Sources<F> = LpmTrie<SourceBits<F>, u8, { maps::DEFAULT_SOURCES as usize }>;
 /// The map of session affinity.
 pub type Affinities<F> = LruHashMap<AffinityKey<F>, Affinity<F>, { maps::DEFAULT_AFFINITY as usize }>;
+/// The map of sockets that were given a backend.
+pub type SocketPeers<F> = LruHashMap<SocketKey<F>, SocketPeer<F>, { maps::DEFAULT_SOCKETS as usize }>;
 /// The map of datagrams in fragments.
 pub type Fragments<F> = LruHashMap<FragmentKey<F>, Ports, { maps::FRAGMENTS as usize }>;
 /// The map of Services' addresses beyond their ports.
@@ -113,6 +115,14 @@ pub static FLOWS_V4: Flows<V4> = Flows::<V4>::new();
 /// The same for IPv6.
 #[btf_map]
 pub static FLOWS_V6: Flows<V6> = Flows::<V6>::new();
+
+/// Sockets that were given a backend. Writers: programs of sockets, for each connect and for the first datagram to a peer; the daemon removes what is
+/// over. Readers: programs of sockets. Evicts what was used least recently.
+#[btf_map]
+pub static SOCKETS_V4: SocketPeers<V4> = SocketPeers::<V4>::new();
+/// The same for IPv6.
+#[btf_map]
+pub static SOCKETS_V6: SocketPeers<V6> = SocketPeers::<V6>::new();
 
 /// Room for the entries of a flow that is being recorded. Each CPU uses its own; nothing is kept from one packet to the next.
 #[btf_map]

@@ -2,6 +2,7 @@
 //! constants.
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
+use proxy_common::Sockets;
 
 /// The seed of the flow hash, see `NodeRow::seed`.
 #[unsafe(no_mangle)]
@@ -26,6 +27,18 @@ static SHUNT_OUTER_HEADERS: u32 = 0;
 /// How many flows a CPU begins at most in a second.
 #[unsafe(no_mangle)]
 static SHUNT_NEW_FLOWS: u32 = 65_536;
+
+/// Whose calls are answered, see [`Sockets`].
+#[unsafe(no_mangle)]
+static SHUNT_SOCKETS: u32 = 0;
+
+/// The network namespace of the node's own processes, by its cookie; zero for the first one that the kernel has made.
+#[unsafe(no_mangle)]
+static SHUNT_NETNS: u64 = 0;
+
+/// Whether programs can say why a call fails (5.18): 1 if so.
+#[unsafe(no_mangle)]
+static SHUNT_SET_RETVAL: u32 = 0;
 
 /// The seed of the flow hash.
 #[inline(always)]
@@ -68,6 +81,27 @@ pub fn outer_headers() -> bool {
 pub fn new_flows() -> u32 {
     // SAFETY: as in `seed`.
     unsafe { core::ptr::read_volatile(&raw const SHUNT_NEW_FLOWS) }
+}
+
+/// Whose calls are answered.
+#[inline(always)]
+pub fn sockets() -> Sockets {
+    // SAFETY: as in `seed`.
+    Sockets(unsafe { core::ptr::read_volatile(&raw const SHUNT_SOCKETS) })
+}
+
+/// The cookie of the node's network namespace, zero for the first one.
+#[inline(always)]
+pub fn netns() -> u64 {
+    // SAFETY: as in `seed`.
+    unsafe { core::ptr::read_volatile(&raw const SHUNT_NETNS) }
+}
+
+/// Whether programs can say why a call fails.
+#[inline(always)]
+pub fn sets_retval() -> bool {
+    // SAFETY: as in `seed`.
+    unsafe { core::ptr::read_volatile(&raw const SHUNT_SET_RETVAL) != 0 }
 }
 
 /// The kernel's coarse clock, which costs next to nothing to read: the low half of its jiffies.

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::{addr::CLUSTER_CIDR, host::Host as _, node::Node, process, process::Process, testbed::Testbed, wait};
+use crate::{addr::CLUSTER_CIDR, host::Host as _, node::Node, process, process::Process, scratch::cgroup_root, testbed::Testbed, wait};
 
 /// Loading and verifying the programs takes most of it, more so with several tests at once.
 const START_LIMIT: Duration = Duration::from_mins(2);
@@ -32,6 +32,7 @@ pub struct Builder {
     binary: PathBuf,
     node: Node,
     source: Source,
+    cgroup: PathBuf,
     args: Vec<String>,
     log: PathBuf,
 }
@@ -68,6 +69,12 @@ impl Builder {
         self
     }
 
+    /// Answers the calls of all processes of the machine, of which only those in the node's namespace are its own: threads of a test, too.
+    pub fn of_all_processes(mut self) -> Result<Self> {
+        self.cgroup = cgroup_root()?;
+        Ok(self)
+    }
+
     /// Takes Services from an API server.
     pub fn kubeconfig(mut self, file: &Path) -> Self {
         self.source = Source::Kubeconfig(file.to_owned());
@@ -100,7 +107,7 @@ impl Builder {
             Source::Kubeconfig(path) => command.arg("--kubeconfig").arg(path),
         };
         command.args(["--hostname-override", self.node.name(), "--cluster-cidr", CLUSTER_CIDR]);
-        command.arg("--cgroup").arg(self.node.cgroup()).args(&self.args);
+        command.arg("--cgroup").arg(&self.cgroup).args(&self.args);
         let log = File::options().append(true).create(true).open(&self.log);
         command.stderr(log.context("opening the daemon's log")?).stdout(Stdio::null());
         Ok(command)
@@ -129,6 +136,7 @@ impl Daemon {
             binary: binary(),
             node: node.clone(),
             source: Source::Manifests(bed.manifests().path().to_owned()),
+            cgroup: node.cgroup().to_owned(),
             args: Vec::new(),
             log: bed.files().join(format!("shunt-{}-{number}.log", node.name())),
         }

@@ -92,8 +92,16 @@ impl Node {
 
     /// Starts a command line in the node's namespace and cgroup, as a process of the host or of a hostNetwork pod.
     pub fn spawn(&self, line: &str) -> Result<Process> {
-        let procs = self.cgroup().join("cgroup.procs");
-        self.netns().spawn(&format!("echo $$ > {} && exec {line}", procs.display()))
+        self.netns().spawn(&self.inside(line))
+    }
+
+    /// Runs such a command line to its end and gives what it printed.
+    pub fn exec(&self, line: &str) -> Result<String> {
+        self.netns().exec(&self.inside(line))
+    }
+
+    fn inside(&self, line: &str) -> String {
+        format!("echo $$ > {} && exec {line}", self.cgroup().join("cgroup.procs").display())
     }
 
     pub fn pod_cidrs(&self) -> [String; 2] {

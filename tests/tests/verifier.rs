@@ -8,6 +8,7 @@ mod tests {
         process::{Command, Stdio},
     };
 
+    use proxy_common::Sockets;
     use proxy_daemon::datapath::{Checksums, Options, Programs};
     use shunt_tests::{
         gate,
@@ -17,7 +18,7 @@ mod tests {
 
     /// The verifier gives up at a million.
     const MOST: u64 = 100_000;
-    const ALL: Options = Options { programs: Programs::All, ..OPTIONS };
+    const ALL: Options = Options { programs: Programs::All, sockets: Sockets::HOST, ..OPTIONS };
     /// The kernel keeps so many bytes of a name.
     const NAME_LEN: usize = 15;
 

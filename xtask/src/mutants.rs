@@ -85,7 +85,7 @@ const MUTANTS: &[Mutant] = &[
     mutant("snat.rs", "let (low, privileged) = (below(512), below(1024));", "let (low, privileged) = (0, below(1024));"),
     mutant("snat.rs", "if packet.flags.rst() && !has_port {", "if false {"),
     mutant("frontend.rs", "row.flags.has(RowFlags::SOURCE_RANGES) && !may_use", "row.flags.has(RowFlags::SOURCE_RANGES) && may_use"),
-    mutant("frontend.rs", "if backend.owner != frontend.service {", "if false {"),
+    mutant("frontend.rs", "if backend.owner == frontend.service {", "if true {"),
     mutant("frontend.rs", "Scope::Internal => internal,", "Scope::Internal => external,"),
     mutant("frontend.rs", "row.has(RowFlags::MASQUERADE_EXTERNAL) || backend.has", "backend.has"),
     mutant("affinity.rs", ">= u64::from(secs) * u64::from(settings::hz())", ">= u64::from(u32::MAX)"),

@@ -13,8 +13,8 @@ use aya::{
 use bytemuck::Pod;
 use proxy_common::{
     Addr4, Addr6, Affinity, AffinityKey, Backend, BackendRef, Family, Flow, FlowKey, FragmentKey, FrontendKey, FrontendRef, FrontendRow,
-    Networks, NodeIps, NodeRow, Ports, ServiceCounters, ServiceId, ServiceRow, SnatSource, SourceKey, Undefined, V4, V6, filter::Marks,
-    maps, reason::Reason,
+    Networks, NodeIps, NodeRow, Ports, ServiceCounters, ServiceId, ServiceRow, SnatSource, SocketKey, SocketPeer, SourceKey, Undefined, V4,
+    V6, filter::Marks, maps, reason::Reason,
 };
 use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 use serde_json::{Value, json};
@@ -99,6 +99,8 @@ pub(super) fn dump(pins: &Pins, name: &str, format: Format) -> Result<()> {
         maps::FILTER => array::<Marks>(dir, name, format),
         maps::FLOWS_V4 => hash::<FlowKey<V4>, Flow<V4>>(dir, name, format),
         maps::FLOWS_V6 => hash::<FlowKey<V6>, Flow<V6>>(dir, name, format),
+        maps::SOCKETS_V4 => hash::<SocketKey<V4>, SocketPeer<V4>>(dir, name, format),
+        maps::SOCKETS_V6 => hash::<SocketKey<V6>, SocketPeer<V6>>(dir, name, format),
         maps::SOURCES_V4 => trie::<V4>(dir, name, format),
         maps::SOURCES_V6 => trie::<V6>(dir, name, format),
         maps::AFFINITY_V4 => hash::<AffinityKey<V4>, Affinity<V4>>(dir, name, format),

@@ -5,7 +5,7 @@
 use proxy_common::{
     Addr4, Addr6, Address as _, Affinity, AffinityKey, Backend, BackendFlags, BackendRef, Family, Flow, FlowKey, FlowState, FragmentKey,
     FrontendKey, FrontendRef, FrontendRow, Network, Networks, NodeIps, NodeRow, Ports, Range, RangeWord, RowFlags, ServiceCounters,
-    ServiceId, ServiceRow, SnatSource, SourceKey, Undefined, filter::Marks,
+    ServiceId, ServiceRow, SnatSource, SocketKey, SocketPeer, SourceKey, Toward, Undefined, filter::Marks,
 };
 use serde_json::{Value, json};
 
@@ -162,6 +162,23 @@ impl<F: Family> Fields for AffinityKey<F> {
 impl<F: Family> Fields for Affinity<F> {
     fn fields(&self) -> Value {
         json!({"addr": self.addr.to_ip(), "port": self.port.to_host(), "last_used": self.last_used})
+    }
+}
+
+impl<F: Family> Fields for SocketKey<F> {
+    fn fields(&self) -> Value {
+        let toward = if self.toward == Toward::Backend as u8 { "backend" } else { "process" };
+        let (addr, port) = (self.addr.to_ip(), self.port.to_host());
+        json!({"cookie": self.cookie, "addr": addr, "port": port, "protocol": protocol(self.protocol), "toward": toward})
+    }
+}
+
+impl<F: Family> Fields for SocketPeer<F> {
+    fn fields(&self) -> Value {
+        json!({
+            "addr": self.addr.to_ip(), "port": self.port.to_host(), "connected": self.connected != 0,
+            "backend": self.backend.fields(), "service": self.service.0, "last_used": self.last_used,
+        })
     }
 }
 

@@ -6,9 +6,9 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use bytemuck::Pod;
-use proxy_common::{Family, Flow, FlowKey, NodeRow, ServiceId, SnatSource, maps};
+use proxy_common::{Family, Flow, FlowKey, NodeRow, ServiceId, SnatSource, SocketKey, SocketPeer, maps};
 use serde::Serialize;
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
     views,
 };
 use crate::{
-    maps::{FlowTable, KernelMaps, Pins},
+    maps::{FlowTable, KernelMaps, Pins, SocketTable, names_in},
     model::IpFamily,
     taken::{Busy, Taken},
 };
@@ -38,6 +38,8 @@ pub(super) struct Status {
     flows: usize,
     /// Hooks with a program of ours, in this network namespace.
     attachments: usize,
+    /// Programs of sockets that are attached to a cgroup.
+    socket_programs: usize,
     /// The backend for which most of the node's ports are taken; nothing if none is.
     busiest_backend: Option<BusyView>,
     maps: Vec<FillView>,
@@ -69,22 +71,35 @@ struct FillView {
     fill_percent: f64,
 }
 
-/// What a walk through the flow tables has found.
+/// What a walk through the tables of flows and sockets has found.
 #[derive(Clone, Copy, Debug, Default)]
 struct Flows {
     v4: usize,
     v6: usize,
+    sockets4: usize,
+    sockets6: usize,
     busiest: Option<Busy>,
+}
+
+/// Hooks with a program of ours.
+#[derive(Clone, Copy, Debug)]
+struct Attached {
+    to_devices: usize,
+    to_cgroup: usize,
 }
 
 impl Status {
     pub(super) fn read(pins: &Pins, kernel: &KernelMaps, state: &State, attachments: usize) -> Result<Self> {
         let (v4, busy4) = walk(&kernel.flows4, kernel.snat4()?.into_values())?;
         let (v6, busy6) = walk(&kernel.flows6, kernel.snat6()?.into_values())?;
-        let flows = Flows { v4, v6, busiest: busy4.into_iter().chain(busy6).max_by_key(Busy::percent) };
+        let busiest = busy4.into_iter().chain(busy6).max_by_key(Busy::percent);
+        let flows = Flows { v4, v6, sockets4: count(&kernel.sockets4)?, sockets6: count(&kernel.sockets6)?, busiest };
+        let links = names_in(&pins.links()).context("reading which links are pinned")?;
+        let to_cgroup = links.iter().filter(|name| Pins::is_socket_link(name)).count();
+        let attached = Attached { to_devices: attachments, to_cgroup };
         let row = kernel.node()?;
         let daemon = DaemonView { pid: (row.pid != 0).then_some(row.pid), running: is_daemon(row.pid) };
-        Ok(Self::new(pins, &row, daemon, state, flows, &kernel.capacities(), attachments))
+        Ok(Self::new(pins, &row, daemon, state, flows, &kernel.capacities(), attached))
     }
 
     fn new(
@@ -94,7 +109,7 @@ impl Status {
         state: &State,
         flows: Flows,
         capacities: &[(&'static str, u32)],
-        attachments: usize,
+        attached: Attached,
     ) -> Self {
         let fill = |&(name, max_entries)| FillView::new(name, entries(name, state, flows), max_entries);
         Self {
@@ -107,7 +122,8 @@ impl Status {
             frontends: state.frontends.len(),
             backends: views::used_slots(state).len(),
             flows: flows.v4 + flows.v6,
-            attachments,
+            attachments: attached.to_devices,
+            socket_programs: attached.to_cgroup,
             busiest_backend: flows.busiest.map(BusyView::from),
             maps: capacities.iter().map(fill).collect(),
         }
@@ -129,6 +145,19 @@ where
     Ok((entries, taken.busiest()))
 }
 
+fn count<F: Family>(sockets: &SocketTable<F>) -> Result<usize>
+where
+    SocketKey<F>: Pod,
+    SocketPeer<F>: Pod,
+{
+    let mut entries = 0;
+    sockets.walk(|_, _| {
+        entries += 1;
+        Ok(())
+    })?;
+    Ok(entries)
+}
+
 /// What is in use of a map. Slots that no row names any more are free or will soon be.
 fn entries(map: &str, state: &State, flows: Flows) -> usize {
     let frontends = |family| state.frontends.keys().filter(|frontend| IpFamily::of(frontend.addr) == family).count();
@@ -147,6 +176,8 @@ fn entries(map: &str, state: &State, flows: Flows) -> usize {
         maps::BACKEND_LIVE => state.live.len(),
         maps::FLOWS_V4 => flows.v4,
         maps::FLOWS_V6 => flows.v6,
+        maps::SOCKETS_V4 => flows.sockets4,
+        maps::SOCKETS_V6 => flows.sockets6,
         maps::SERVICES => state.services.len(),
         maps::CLUSTER_IPS_V4 => state.cluster_ips.keys().filter(|addr| addr.is_ipv4()).count(),
         maps::CLUSTER_IPS_V6 => state.cluster_ips.keys().filter(|addr| addr.is_ipv6()).count(),
@@ -216,6 +247,7 @@ impl Show for Status {
             ("backends", self.backends.to_string()),
             ("flow entries", self.flows.to_string()),
             ("attachments", self.attachments.to_string()),
+            ("socket programs", self.socket_programs.to_string()),
             ("ports taken", busiest),
         ]);
         format!("{pairs}\n{}", output::table(&self.maps))
@@ -239,9 +271,17 @@ mod tests {
             taken: 900,
             ports: 1000,
         };
-        let flows = Flows { v4: 512, v6: 0, busiest: Some(busiest) };
+        let flows = Flows { v4: 512, v6: 0, sockets4: 3, sockets6: 0, busiest: Some(busiest) };
         let capacities = [(maps::FLOWS_V4, 1024), (maps::SERVICES, 0)];
-        Status::new(&Pins::new("/sys/fs/bpf/shunt".into()), &row, daemon, &State::default(), flows, &capacities, 6)
+        Status::new(
+            &Pins::new("/sys/fs/bpf/shunt".into()),
+            &row,
+            daemon,
+            &State::default(),
+            flows,
+            &capacities,
+            Attached { to_devices: 6, to_cgroup: 9 },
+        )
     }
 
     #[test]
@@ -260,7 +300,10 @@ mod tests {
     #[test]
     fn people_see_it_at_a_glance() {
         let table = render(&status(), Format::Table);
-        assert!(table.starts_with("node:             n1\nsynced:           true\ndaemon:           not running, last pid 42\n"), "{table}");
+        assert!(
+            table.starts_with("node:              n1\nsynced:            true\ndaemon:            not running, last pid 42\n"),
+            "{table}"
+        );
         assert!(
             table.ends_with("\nMAP        ENTRIES   MAX    FILL\nFLOWS_V4   512       1024   50.0%\nSERVICES   0         0      0.0%\n"),
             "{table}"

@@ -5,12 +5,12 @@ mod node_ports;
 use std::{fs, io, ops::RangeInclusive, path::PathBuf};
 
 use ipnet::IpNet;
-use proxy_common::BackendRef;
+use proxy_common::{BackendRef, Sockets};
 
 /// As it is typed: it has no other meaning.
 pub use crate::args::Xdp;
 use crate::{
-    args::{Masquerade, RunArgs},
+    args::{Masquerade, RunArgs, SocketLb},
     net::{Glob, NODE_PORTS, Rules},
     plan::{NodePortAddresses, Settings},
 };
@@ -31,7 +31,9 @@ pub struct Config {
     pub bpffs: PathBuf,
     /// Where the daemon can be asked.
     pub socket: PathBuf,
-    /// The cgroup whose processes are served, if it is not the root.
+    /// Whose sockets are served where they call.
+    pub sockets: Sockets,
+    /// The cgroup whose processes those are, if it is not the root.
     pub cgroup: Option<PathBuf>,
     /// The devices to the outside; found if empty.
     pub uplinks: Vec<Glob>,
@@ -83,6 +85,8 @@ pub struct Sizes {
     pub sources: u32,
     /// Clients of each family that services with session affinity remember.
     pub affinity: u32,
+    /// Entries of each family for sockets that were given a backend.
+    pub sockets: u32,
 }
 
 /// What is wrong with the command line. Wrong usage, except where the system is to blame.
@@ -153,7 +157,9 @@ impl Config {
             services: in_range("services", args.services, 16, 1 << 20)?,
             sources: in_range("source-ranges", args.source_ranges, 16, 1 << 22)?,
             affinity: in_range("affinity", args.affinity, 16, 1 << 24)?,
+            sockets: in_range("sockets", args.sockets, 1 << 10, 1 << 24)?,
         };
+        let sockets = sockets(args.socket_lb);
         Ok(Self {
             source: match (args.kubeconfig, args.manifests) {
                 (_, Some(directory)) => Source::Manifests(directory),
@@ -164,13 +170,14 @@ impl Config {
             cluster_cidrs: args.cluster_cidr.into_iter().map(cidr).collect::<Result<_, _>>()?,
             bpffs,
             socket,
+            sockets,
             cgroup: args.cgroup,
             uplinks: globs("uplinks", &args.uplinks)?,
             workload_devices: globs("workload-devices", &args.workload_devices)?,
             masquerade: args.masquerade,
             masquerade_all: args.masquerade_all,
             drop_unallocated: args.drop_unallocated,
-            node_port_addresses: node_ports::node_port_addresses(&args.nodeport_addresses)?,
+            node_port_addresses: node_ports::node_port_addresses(&args.nodeport_addresses, sockets)?,
             snat_ports: args.snat_ports.map(snat_ports).transpose()?,
             sizes,
             new_flows: in_range("new-flows", args.new_flows, 1, u32::MAX)?,
@@ -193,6 +200,13 @@ impl Config {
     /// What the operator says about devices.
     pub fn rules(&self) -> Rules {
         Rules { uplinks: self.uplinks.clone(), workload_devices: self.workload_devices.clone(), cluster_cidrs: self.cluster_cidrs.clone() }
+    }
+}
+
+const fn sockets(mode: SocketLb) -> Sockets {
+    match mode {
+        SocketLb::Off => Sockets::NONE,
+        SocketLb::Host => Sockets::HOST,
     }
 }
 
@@ -293,7 +307,7 @@ mod tests {
 
     #[test]
     fn the_node_stands_in_for_whom_it_must_unless_it_is_told_to_for_more() {
-        let settings = |line| config(line).unwrap().settings();
+        let settings = |line| config(&format!("--socket-lb off {line}")).unwrap().settings();
         assert_eq!(settings(""), Settings { drop_unallocated: true, ..Settings::default() });
         assert_eq!(settings("--drop-unallocated=false"), Settings::default());
         let all = settings("--masquerade kube-proxy --masquerade-all --cluster-cidr 10.244.0.0/16");

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result};
 use super::{
     hook::{self, Way},
     load::Datapath,
+    sockets::{self, Hooks},
     xdp,
 };
 use crate::{
@@ -27,6 +28,7 @@ pub struct Attacher {
     datapath: Datapath,
     way: Way,
     xdp: Xdp,
+    sockets: Option<Hooks>,
     attached: BTreeMap<u32, Attached>,
     waiting: BTreeMap<u32, Waiting>,
 }
@@ -67,7 +69,17 @@ impl Attacher {
 
     /// The same on a kernel that has this way.
     pub(super) fn with_way(pins: Pins, datapath: Datapath, xdp: Xdp, way: Way) -> Self {
-        Self { pins, datapath, way, xdp, attached: BTreeMap::new(), waiting: BTreeMap::new() }
+        Self { pins, datapath, way, xdp, sockets: None, attached: BTreeMap::new(), waiting: BTreeMap::new() }
+    }
+
+    /// Attaches the programs of sockets as well, or takes off those of a run that had them.
+    pub fn serve_sockets(&mut self, hooks: Option<Hooks>) -> Result<()> {
+        match &hooks {
+            Some(hooks) => hooks.put(&mut self.datapath, &self.pins)?,
+            None => drop(sockets::take_off(&self.pins)?),
+        }
+        self.sockets = hooks;
+        Ok(())
     }
 
     /// Does what an event asks for.
@@ -131,6 +143,9 @@ impl Attacher {
     pub(super) fn exchange(&mut self, datapath: Datapath) -> Result<usize> {
         // They are kept until the others are everywhere: what they log is printed to the end.
         let _before = mem::replace(&mut self.datapath, datapath);
+        if let Some(hooks) = &self.sockets {
+            hooks.put(&mut self.datapath, &self.pins)?;
+        }
         self.try_to_restore()?;
         Ok(self.waiting.len())
     }
@@ -145,6 +160,12 @@ impl Attacher {
     fn try_to_restore(&mut self) -> Result<()> {
         // Pins may be removed with their folder.
         fs::create_dir_all(self.pins.links()).with_context(|| format!("creating {}", self.pins.links().display()))?;
+        if let Some(hooks) = &self.sockets {
+            let missing = hooks.restore(&mut self.datapath, &self.pins)?;
+            if missing > 0 {
+                tracing::warn!(missing, "somebody had taken programs off the cgroup: attached again");
+            }
+        }
         let there = match self.way {
             // That a link is there shows when its program is exchanged, by itself.
             Way::Tcx => BTreeSet::new(),

@@ -6,10 +6,11 @@ use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::MapData,
-    programs::{Program, ProgramError, SchedClassifier, Xdp},
+    programs::{Program, ProgramError, ProgramType, SchedClassifier, Xdp},
+    sys::{BpfHelper, is_helper_supported},
 };
 use aya_log::EbpfLogger;
-use proxy_common::{NodeRow, maps};
+use proxy_common::{NodeRow, Sockets, maps};
 use tokio::{sync::oneshot, time};
 
 use super::{
@@ -42,6 +43,10 @@ pub struct Options {
     pub new_flows: u32,
     /// Whether the kernel leaves a tunnel's outer headers before what comes out of it.
     pub outer_headers: bool,
+    /// Whose sockets are served where they call.
+    pub sockets: Sockets,
+    /// The network namespace of the node's own processes by its cookie, zero for the first one that the kernel has made.
+    pub netns: u64,
     /// Whether to load the object that logs.
     pub bpf_log: bool,
 }
@@ -72,7 +77,7 @@ struct Constants {
 }
 
 /// Each map's number of rows, where a flag decides it.
-fn rows(sizes: Sizes) -> [(&'static str, u32); 16] {
+fn rows(sizes: Sizes) -> [(&'static str, u32); 18] {
     [
         (maps::FRONTENDS_V4, sizes.frontends),
         (maps::FRONTENDS_V6, sizes.frontends),
@@ -90,6 +95,8 @@ fn rows(sizes: Sizes) -> [(&'static str, u32); 16] {
         (maps::AFFINITY_V6, sizes.affinity),
         (maps::CLUSTER_IPS_V4, sizes.frontends),
         (maps::CLUSTER_IPS_V6, sizes.frontends),
+        (maps::SOCKETS_V4, sizes.sockets),
+        (maps::SOCKETS_V6, sizes.sockets),
     ]
 }
 
@@ -130,6 +137,9 @@ fn load_for(pins: &Pins, options: Options, constants: Constants, state: Option<C
     let ip_summed = state.map_or(0, ChecksumState::bit);
     let read_kernel = u32::from(state.is_some_and(|state| state.way() == Checksums::Read));
     loader.override_global("SHUNT_IP_SUMMED", &ip_summed, true).override_global("SHUNT_READ_KERNEL", &read_kernel, true);
+    let set_retval = u32::from(options.sockets != Sockets::NONE && sets_retval());
+    loader.override_global("SHUNT_SOCKETS", &options.sockets.0, true).override_global("SHUNT_NETNS", &options.netns, true);
+    loader.override_global("SHUNT_SET_RETVAL", &set_retval, true);
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
     }
@@ -140,32 +150,42 @@ fn load_for(pins: &Pins, options: Options, constants: Constants, state: Option<C
     let object = if options.bpf_log { LOG_OBJECT } else { OBJECT };
     let patched = state.map(|state| state.put_into(object));
     let mut ebpf = loader.load(patched.as_deref().unwrap_or(object)).context("loading the BPF object")?;
-    for (name, program) in ebpf.programs_mut().filter(|(name, program)| options.programs.include(name, program)) {
+    for (name, program) in ebpf.programs_mut().filter(|(name, program)| options.include(name, program)) {
         verify(name, program)?;
     }
     // Only now that the kernel has taken all of them.
     for (name, program) in ebpf.programs_mut() {
         unpin_program(pins, name)?;
-        if options.programs.include(name, program) {
+        if options.include(name, program) {
             pin_program(pins, name, program)?;
         }
     }
     Ok(Datapath { ebpf, bpf_log: options.bpf_log, printing: None })
 }
 
-impl Programs {
-    fn include(self, name: &str, program: &Program) -> bool {
-        match self {
-            Self::All => true,
-            Self::Tc => !matches!(program, Program::Xdp(_)),
-            Self::Few => matches!(name, "clock" | "workload_ingress"),
+impl Options {
+    fn include(&self, name: &str, program: &Program) -> bool {
+        match (self.programs, program) {
+            (Programs::Few, _) => matches!(name, "clock" | "workload_ingress"),
+            (Programs::Tc, Program::Xdp(_)) => false,
+            (_, Program::CgroupSockAddr(_) | Program::CgroupSock(_)) => self.sockets != Sockets::NONE,
+            _ => true,
         }
     }
+}
+
+/// Whether programs of sockets can say why a call fails (5.18). Where that is not known they do not.
+fn sets_retval() -> bool {
+    is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval).unwrap_or(false)
 }
 
 /// Has the kernel take a program.
 fn verify(name: &str, program: &mut Program) -> Result<()> {
     let taken = if let Program::Xdp(program) = program {
+        program.load()
+    } else if let Program::CgroupSockAddr(program) = program {
+        program.load()
+    } else if let Program::CgroupSock(program) = program {
         program.load()
     } else {
         <&mut SchedClassifier>::try_from(program).with_context(|| format!("program {name}"))?.load()
@@ -259,7 +279,8 @@ impl Datapath {
         self.loaded("uplink_xdp")?.try_into().context("uplink_xdp")
     }
 
-    fn loaded(&mut self, name: &str) -> Result<&mut Program> {
+    /// Any program of the object.
+    pub(super) fn loaded(&mut self, name: &str) -> Result<&mut Program> {
         let program = self.ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
         if program.fd().is_err() {
             verify(name, program)?;

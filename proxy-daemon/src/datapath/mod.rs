@@ -16,6 +16,7 @@ mod prepare;
 mod probe;
 mod remove;
 mod serve;
+mod sockets;
 mod xdp;
 
 pub use self::{
@@ -29,4 +30,5 @@ pub use self::{
     probe::{Feature, features},
     remove::{remove_all, remove_other_versions},
     serve::{Serving, serve},
+    sockets::{Hooks, netns_cookie, root_cgroup},
 };

@@ -15,7 +15,7 @@ use nix::{
     net::if_::if_nametoindex,
     sched::{CloneFlags, unshare},
 };
-use proxy_common::{Addr4, Port, SnatSource, V4, maps};
+use proxy_common::{Addr4, Port, SnatSource, Sockets, V4, maps};
 use tempfile::TempDir;
 use tokio::{runtime, sync::mpsc};
 
@@ -66,7 +66,7 @@ impl Machine {
 
     /// What a daemon that starts has.
     fn attacher(&self, way: Way) -> Attacher {
-        let sizes = Sizes { frontends: 16, backends: 16, flows: 1024, services: 16, sources: 16, affinity: 16 };
+        let sizes = Sizes { frontends: 16, backends: 16, flows: 1024, services: 16, sources: 16, affinity: 16, sockets: 1024 };
         let datapath = load(
             &self.pins,
             Options {
@@ -75,6 +75,8 @@ impl Machine {
                 checksums: Checksums::Cast,
                 new_flows: u32::MAX,
                 outer_headers: false,
+                sockets: Sockets::NONE,
+                netns: 0,
                 bpf_log: false,
             },
         )

@@ -15,6 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use super::{
     hook::Way,
     kernel::{ChecksumState, Checksums},
+    sockets::netns_cookie,
 };
 
 /// Something of the kernel that Shunt uses.
@@ -66,6 +67,14 @@ pub fn features() -> Vec<Feature> {
         used("checksum_cast", "6.2", "has a helper read the state of checksums", Ok(finds_checksum_state(Checksums::Cast))),
         used("checksum_read", "5.8", "changes checksums by helpers", reads_checksum_state()),
         used("memory_by_cgroup", "5.11", "lifts the limit of locked memory", counts_memory_by_cgroup()),
+        used("cgroup_sockets", "5.9", "does not serve processes of the node", has_cgroup_sockets()),
+        used(
+            "set_retval",
+            "5.18",
+            "has calls fail with EPERM where nobody serves",
+            has_helpers(ProgramType::CgroupSockAddr, &[BpfHelper::BPF_FUNC_set_retval]),
+        ),
+        used("netns_cookie", "5.14", "takes the first network namespace for the node's", netns_cookie().map(|cookie| cookie.is_some())),
         used("ring_buffers", "5.8", "cannot run with --bpf-log", is_map_supported(MapType::RingBuf).map_err(Into::into)),
         used("jit", "3.18", "is slow", has_jit()),
     ]
@@ -97,6 +106,10 @@ fn finds_checksum_state(way: Checksums) -> bool {
 /// The helper is not there where the kernel is locked down.
 fn reads_checksum_state() -> Result<bool> {
     Ok(finds_checksum_state(Checksums::Read) && has_helpers(ProgramType::SchedClassifier, &[BpfHelper::BPF_FUNC_probe_read_kernel])?)
+}
+
+fn has_cgroup_sockets() -> Result<bool> {
+    Ok(is_program_supported(ProgramType::CgroupSockAddr)? && is_program_supported(ProgramType::CgroupSock)?)
 }
 
 fn has_xdp() -> Result<bool> {

@@ -9,9 +9,9 @@ mod cluster_ips;
 mod counters;
 mod error;
 mod filter;
-mod flows;
 mod foreign;
 mod frontends;
+mod lru;
 mod mapped;
 mod pins;
 mod row;
@@ -33,8 +33,8 @@ pub use self::{
     cluster_ips::ClusterIpTable,
     error::Error,
     filter::Filter,
-    flows::{FlowEntry, FlowTable},
     frontends::FrontendTable,
+    lru::{FlowEntry, FlowTable, LruTable, SocketTable},
     mapped::MappedArray,
     pins::{Direction, Pins, names_in},
     row::Row,
@@ -64,6 +64,7 @@ pub struct KernelMaps {
     backends4: MappedArray<Backend<V4>>,
     backends6: MappedArray<Backend<V6>>,
     live: MappedArray<BackendRef>,
+    ended: u64,
     sources4: SourceTable<V4>,
     sources6: SourceTable<V6>,
     cluster_ips4: ClusterIpTable<V4>,
@@ -76,6 +77,10 @@ pub struct KernelMaps {
     pub flows4: FlowTable<V4>,
     /// The flows of IPv6.
     pub flows6: FlowTable<V6>,
+    /// Sockets of IPv4 that were given a backend.
+    pub sockets4: SocketTable<V4>,
+    /// Sockets of IPv6 that were given a backend.
+    pub sockets6: SocketTable<V6>,
     networks4: Array<MapData, Row<Networks<V4>>>,
     networks6: Array<MapData, Row<Networks<V6>>>,
     snat4: SnatMap<V4>,
@@ -135,6 +140,7 @@ impl KernelMaps {
             backends4: MappedArray::open(dir, maps::BACKENDS_V4)?,
             backends6: MappedArray::open(dir, maps::BACKENDS_V6)?,
             live: MappedArray::open(dir, maps::BACKEND_LIVE)?,
+            ended: 0,
             sources4: SourceTable::open(dir, maps::SOURCES_V4)?,
             sources6: SourceTable::open(dir, maps::SOURCES_V6)?,
             cluster_ips4: ClusterIpTable::open(dir, maps::CLUSTER_IPS_V4)?,
@@ -144,6 +150,8 @@ impl KernelMaps {
             services_capacity: capacity(dir, maps::SERVICES)?,
             flows4: FlowTable::open(dir, maps::FLOWS_V4)?,
             flows6: FlowTable::open(dir, maps::FLOWS_V6)?,
+            sockets4: SocketTable::open(dir, maps::SOCKETS_V4)?,
+            sockets6: SocketTable::open(dir, maps::SOCKETS_V6)?,
             networks4: open_as(dir, maps::NETWORKS_V4)?,
             networks6: open_as(dir, maps::NETWORKS_V6)?,
             snat4: open_as(dir, maps::SNAT_V4)?,
@@ -214,6 +222,16 @@ impl KernelMaps {
         snat::entries(&self.snat6, maps::SNAT_V6)
     }
 
+    /// Whether a life of a backend goes on.
+    pub fn lives(&self, backend: BackendRef) -> Result<bool, Error> {
+        Ok(self.live.get(backend.index())? == backend)
+    }
+
+    /// How many lives of backends have ended by changes that were applied here.
+    pub const fn ended(&self) -> u64 {
+        self.ended
+    }
+
     /// How many rows each map can hold, by name.
     pub fn capacities(&self) -> Vec<(&'static str, u32)> {
         vec![
@@ -226,6 +244,8 @@ impl KernelMaps {
             (maps::FLOWS_V4, self.flows4.capacity()),
             (maps::FLOWS_V6, self.flows6.capacity()),
             (maps::SERVICES, self.services_capacity),
+            (maps::SOCKETS_V4, self.sockets4.capacity()),
+            (maps::SOCKETS_V6, self.sockets6.capacity()),
             (maps::SOURCES_V4, self.sources4.capacity()),
             (maps::SOURCES_V6, self.sources6.capacity()),
             (maps::CLUSTER_IPS_V4, self.cluster_ips4.capacity()),
@@ -277,7 +297,10 @@ impl Maps for KernelMaps {
     fn apply(&mut self, change: &Change) -> Result<(), Error> {
         match change {
             Change::Service { id, row } => self.set_service(*id, row.as_deref()),
-            Change::Live { index, reference } => self.live.publish_u32(*index, 0, reference.0),
+            Change::Live { index, reference } => {
+                self.ended += u64::from(*reference == BackendRef::NONE);
+                self.live.publish_u32(*index, 0, reference.0)
+            }
             Change::Backends4 { base, slots } => Self::set_backends(&self.backends4, *base, slots),
             Change::Backends6 { base, slots } => Self::set_backends(&self.backends6, *base, slots),
             Change::Row { row, value } => self.rows.set(row.0, *value),

@@ -1,7 +1,7 @@
 //! Where things are pinned below the daemon's folder in bpffs, and what they are called there.
 //!
 //! Everything lies in a folder of the layout's version, so that another version of the types finds nothing it would misread:
-//! `vLAYOUT/maps/NAME`, `vLAYOUT/links/IFINDEX-ingress`, `vLAYOUT/programs/NAME`.
+//! `vLAYOUT/maps/NAME`, `vLAYOUT/links/IFINDEX-ingress`, `vLAYOUT/links/socket-PROGRAM`, `vLAYOUT/programs/NAME`.
 
 use std::{
     fmt, fs, io,
@@ -9,6 +9,8 @@ use std::{
 };
 
 use proxy_common::maps::LAYOUT_VERSION;
+
+const SOCKET_LINK: &str = "socket-";
 
 /// The daemon's folder in bpffs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +100,16 @@ impl Pins {
     /// The link of a device's XDP program in a mode.
     pub fn xdp_link(&self, ifindex: u32, mode: &str) -> PathBuf {
         self.links().join(format!("{ifindex}-xdp-{mode}"))
+    }
+
+    /// The link of a program of sockets.
+    pub fn socket_link(&self, program: &str) -> PathBuf {
+        self.links().join(format!("{SOCKET_LINK}{program}"))
+    }
+
+    /// Whether a link's file name is that of a program of sockets, or of one that was about to be.
+    pub fn is_socket_link(name: &str) -> bool {
+        name.starts_with(SOCKET_LINK)
     }
 
     /// The device and the mode that an XDP link's file name stands for.

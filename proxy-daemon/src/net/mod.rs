@@ -16,6 +16,7 @@ mod message;
 #[cfg(test)]
 mod namespace_tests;
 mod ports;
+mod sock_diag;
 mod socket;
 mod table;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use self::{
     follow::{Network, follow},
     glob::Glob,
     ports::{NODE_PORTS, snat_ports},
+    sock_diag::close_udp,
 };
 
 /// Why the network cannot be followed.

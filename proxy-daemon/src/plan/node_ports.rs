@@ -13,17 +13,19 @@ pub struct NodePortAddresses {
     pub primary: bool,
     /// Those of the node's devices that are in one of these networks.
     pub networks: Vec<IpNet>,
+    /// Loopback, where it is served.
+    pub loopback: Vec<IpAddr>,
 }
 
 /// Those of the Node object, as with nftables.
 impl Default for NodePortAddresses {
     fn default() -> Self {
-        Self { primary: true, networks: Vec::new() }
+        Self { primary: true, networks: Vec::new(), loopback: Vec::new() }
     }
 }
 
 impl NodePortAddresses {
-    /// Whether a network of loopback addresses is named, where nothing is served yet.
+    /// Whether a network of loopback addresses is named.
     pub fn name_loopback(&self) -> bool {
         self.networks.iter().any(|network| network.network().is_loopback())
     }
@@ -32,7 +34,7 @@ impl NodePortAddresses {
     pub(super) fn choose(&self, node_ips: &[IpAddr], own: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
         let mut chosen: Vec<IpAddr> = if self.primary { node_ips.to_vec() } else { Vec::new() };
         let more: Vec<IpAddr> = own.iter().copied().filter(|addr| !chosen.contains(addr) && self.has(*addr)).collect();
-        chosen.extend(more);
+        chosen.extend(more.into_iter().chain(self.loopback.iter().copied()));
         chosen
     }
 
@@ -64,7 +66,7 @@ mod tests {
             (true, &["127.0.0.0/8", "::1/128"], "192.0.2.1 2001:db8::1"),
         ] {
             let networks: Vec<IpNet> = networks.iter().map(|network| network.parse().unwrap()).collect();
-            let addresses = NodePortAddresses { primary, networks };
+            let addresses = NodePortAddresses { primary, networks, loopback: Vec::new() };
             let chosen: Vec<String> = addresses.choose(&node_ips, &own.into()).iter().map(ToString::to_string).collect();
             let chosen = chosen.join(" ");
             let sorted = |text: &str| text.split_whitespace().map(str::to_owned).collect::<BTreeSet<_>>();

@@ -11,7 +11,7 @@ use proxy_common::{Family, Port, Tuple};
 use crate::{
     csum::Delta,
     ctx::PacketCtx,
-    maps::{Affinities, Backends, ClusterIps, Flows, Fragments, Frontends, Scratches, ServiceNetworks, Snat, Sources},
+    maps::{Affinities, Backends, ClusterIps, Flows, Fragments, Frontends, Scratches, ServiceNetworks, Snat, SocketPeers, Sources},
     verdict::Step,
 };
 
@@ -73,6 +73,12 @@ pub trait Ip: Globals {
     /// Whether an ICMP type is that of a redirect.
     fn is_icmp_redirect(kind: u8) -> bool;
 
+    /// The address of loopback at which node ports are frontends.
+    const LOOPBACK: Self::Addr;
+
+    /// Whether the kernel takes an address that is dialled for one of the machine itself, whatever addresses it has: loopback, or none at all.
+    fn is_loopback(addr: Self::Addr) -> bool;
+
     /// Whether an address is that of a single machine, which may be told of an error (RFC 1122 section 3.2.2, RFC 4443 section 2.4).
     fn is_single(addr: Self::Addr) -> bool;
 
@@ -126,6 +132,8 @@ pub trait Ip: Globals {
     fn frontends() -> &'static Frontends<Self>;
     /// The family's backend slots.
     fn backends() -> &'static Backends<Self>;
+    /// Sockets that were given a backend.
+    fn sockets() -> &'static SocketPeers<Self>;
     /// The family's flows.
     fn flows() -> &'static Flows<Self>;
     /// Scratch room.

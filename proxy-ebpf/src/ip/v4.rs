@@ -7,7 +7,7 @@ use super::{Ip, L3, Piece, is_less, opaque, port_pair};
 use crate::{
     csum::{Delta, fold16, replace},
     ctx::PacketCtx,
-    maps::{self, Affinities, Backends, ClusterIps, Flows, Fragments, Frontends, Scratches, ServiceNetworks, Snat, Sources},
+    maps::{self, Affinities, Backends, ClusterIps, Flows, Fragments, Frontends, Scratches, ServiceNetworks, Snat, SocketPeers, Sources},
     verdict::{End, Step},
 };
 
@@ -85,6 +85,13 @@ impl Ip for V4 {
     #[inline(always)]
     fn is_icmp_redirect(kind: u8) -> bool {
         kind == 5
+    }
+
+    const LOOPBACK: Addr4 = Addr4::from_wire([127, 0, 0, 1]);
+
+    #[inline(always)]
+    fn is_loopback(addr: Addr4) -> bool {
+        addr.to_wire()[0] == 127 || addr.raw() == 0
     }
 
     #[inline(always)]
@@ -201,6 +208,11 @@ impl Ip for V4 {
     fn is_before(one: (Addr4, Port), other: (Addr4, Port)) -> u32 {
         let number = |(addr, port): (Addr4, Port)| u64::from(u32::from_be_bytes(addr.to_wire())) << 16 | u64::from(port.to_host());
         is_less(number(one), number(other)) as u32
+    }
+
+    #[inline(always)]
+    fn sockets() -> &'static SocketPeers<Self> {
+        &maps::SOCKETS_V4
     }
 
     #[inline(always)]

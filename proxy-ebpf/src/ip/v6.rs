@@ -11,7 +11,7 @@ use super::{
 use crate::{
     csum::Delta,
     ctx::PacketCtx,
-    maps::{self, Affinities, Backends, ClusterIps, Flows, Fragments, Frontends, Scratches, ServiceNetworks, Snat, Sources},
+    maps::{self, Affinities, Backends, ClusterIps, Flows, Fragments, Frontends, Scratches, ServiceNetworks, Snat, SocketPeers, Sources},
     verdict::{End, Step},
 };
 
@@ -56,6 +56,13 @@ impl Ip for V6 {
     #[inline(always)]
     fn is_icmp_redirect(_: u8) -> bool {
         false
+    }
+
+    const LOOPBACK: Addr6 = Addr6::from_wire([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
+    #[inline(always)]
+    fn is_loopback(addr: Addr6) -> bool {
+        addr == Self::LOOPBACK || addr.raw() == [0, 0]
     }
 
     #[inline(always)]
@@ -184,6 +191,11 @@ impl Ip for V6 {
         let borrow = |one: u64, other: u64, below: u64| is_less(one, other) | !(is_less(one, other) | is_less(other, one)) & below & 1;
         let [one, other] = [numbers(one), numbers(other)];
         borrow(one[0], other[0], borrow(one[1], other[1], is_less(one[2], other[2]))) as u32
+    }
+
+    #[inline(always)]
+    fn sockets() -> &'static SocketPeers<Self> {
+        &maps::SOCKETS_V6
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     thread,
     time::{Duration, Instant},
 };
@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     addr::Family,
+    gate,
     host::Host as _,
     pod::Pod,
     traffic::{Connection, Load},
@@ -38,6 +39,12 @@ pub(super) fn run(scene: &mut Scene, report: &mut Report) {
     for family in Family::ALL {
         from_outside(scene, report, family);
     }
+    // Older kernels do not tell which namespace a node's processes are in.
+    if gate::Need::Kernel(5, 14).is_met() {
+        for family in Family::ALL {
+            from_processes(scene, report, family);
+        }
+    }
     for family in Family::ALL {
         without_endpoints(scene, report, family);
     }
@@ -55,6 +62,29 @@ fn from_pods(scene: &Scene, report: &mut Report, family: Family) {
         let a = || scene.pod("a");
         report.check(&format!("pod -> ClusterIP, {way}, {family} TCP"), || tcp(a()?, to, server));
         report.check(&format!("pod -> ClusterIP, {way}, {family} UDP"), || udp(a()?, to, server));
+    }
+}
+
+/// A shell on the node, whose socket gets its backend when it connects.
+fn from_processes(scene: &Scene, report: &mut Report, family: Family) {
+    let node = scene.bed().node(0);
+    let loopback = match family {
+        Family::V4 => IpAddr::from(Ipv4Addr::LOCALHOST),
+        Family::V6 => IpAddr::from(Ipv6Addr::LOCALHOST),
+    };
+    let ways = [
+        ("ClusterIP, same node", cluster_ip(LOCAL, family), &["b"][..]),
+        ("ClusterIP, other node", cluster_ip(REMOTE, family), &["c"]),
+        ("NodePort at localhost", SocketAddr::new(loopback, WEB_NODE_PORT), &["b", "c", "d"]),
+    ];
+    for (way, to, servers) in ways {
+        report.check(&format!("process of the node -> {way}, {family} TCP"), || {
+            let greeting =
+                node.exec(&format!("bash -c 'exec 3<>/dev/tcp/{}/{} && read -r line <&3 && echo \"$line\"'", to.ip(), to.port()))?;
+            let server = greeting.split_whitespace().next().unwrap_or_default();
+            ensure!(servers.contains(&server), "answered by {server}");
+            Ok(format!("{to} answered by {server}"))
+        });
     }
 }
 

@@ -25,7 +25,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use bytemuck::Zeroable as _;
 use ipnet::IpNet;
-use proxy_common::{ANY_DEVICE, Address as _, Family, Port, SnatSource, V4, V6, reason::Reason};
+use proxy_common::{ANY_DEVICE, Address as _, Family, Port, SnatSource, Sockets, V4, V6, reason::Reason};
 use proxy_daemon::{
     config::Sizes,
     datapath::{self, Checksums, Datapath, Options, Programs},
@@ -56,11 +56,13 @@ const A_WHILE: Duration = Duration::from_mins(2);
 
 /// How programs and maps are loaded in every test that does not ask for others.
 pub const OPTIONS: Options = Options {
-    sizes: Sizes { frontends: 256, backends: 1024, flows: 4096, services: 64, sources: 2048, affinity: 1024 },
+    sizes: Sizes { frontends: 256, backends: 1024, flows: 4096, services: 64, sources: 2048, affinity: 1024, sockets: 1024 },
     programs: Programs::Few,
     checksums: Checksums::Cast,
     new_flows: u32::MAX,
     outer_headers: false,
+    sockets: Sockets::NONE,
+    netns: 0,
     bpf_log: false,
 };
 

@@ -63,6 +63,11 @@ impl Connection {
         Ok(())
     }
 
+    /// The other end as the kernel says it, which need not be what was dialled.
+    pub fn peer(&self) -> io::Result<SocketAddr> {
+        self.stream.peer_addr()
+    }
+
     /// Sends a line and waits for its echo.
     pub fn ping(&mut self) -> io::Result<()> {
         self.pings += 1;

@@ -45,6 +45,17 @@ impl UdpClient {
         Ok(Self { socket, to, connected: false, questions: 0 })
     }
 
+    /// The other end of a connected socket as the kernel says it.
+    pub fn peer(&self) -> io::Result<SocketAddr> {
+        self.socket.peer_addr()
+    }
+
+    /// Waits for anything that nobody has asked for: an error, in practice.
+    pub fn wait(&self, limit: Duration) -> io::Result<()> {
+        self.socket.set_read_timeout(Some(limit))?;
+        self.socket.recv(&mut [0; 16]).map(drop)
+    }
+
     /// Asks once and waits for the answer to this question. An answer from any other address is an error.
     pub fn ask(&mut self) -> io::Result<Answer> {
         self.ask_within(patience())
