@@ -517,7 +517,7 @@ mod tests {
     /// Without the flag, or with another cgroup, nothing is left of it.
     #[test]
     fn sockets_are_left_alone_where_nobody_asks() {
-        if gate::skip(gate::DAEMON) || gate::skip(NEEDS) {
+        if gate::skip(gate::DAEMON) {
             return;
         }
         let bed = Testbed::builder().style(Cni::Bridge).nodes(1).build().unwrap();

@@ -143,29 +143,29 @@ impl Attacher {
     pub(super) fn exchange(&mut self, datapath: Datapath) -> Result<usize> {
         // They are kept until the others are everywhere: what they log is printed to the end.
         let _before = mem::replace(&mut self.datapath, datapath);
+        self.try_to_restore()?;
         if let Some(hooks) = &self.sockets {
             hooks.put(&mut self.datapath, &self.pins)?;
         }
-        self.try_to_restore()?;
         Ok(self.waiting.len())
     }
 
-    /// Puts back what somebody else has taken off devices. Where nothing is missing it changes nothing and costs a few system calls a device.
+    /// Puts back what somebody else has taken off devices and the cgroup. Where nothing is missing it changes nothing and costs a few system calls a device.
     pub fn restore(&mut self) {
         if let Err(error) = self.try_to_restore() {
             tracing::warn!(error = format!("{error:#}"), "whether devices still have their programs is not known");
+        }
+        let Some(hooks) = &self.sockets else { return };
+        match hooks.restore(&mut self.datapath, &self.pins) {
+            Ok(0) => {}
+            Ok(missing) => tracing::warn!(missing, "somebody had taken programs off the cgroup: attached again"),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "the cgroup is without programs that somebody has taken off"),
         }
     }
 
     fn try_to_restore(&mut self) -> Result<()> {
         // Pins may be removed with their folder.
         fs::create_dir_all(self.pins.links()).with_context(|| format!("creating {}", self.pins.links().display()))?;
-        if let Some(hooks) = &self.sockets {
-            let missing = hooks.restore(&mut self.datapath, &self.pins)?;
-            if missing > 0 {
-                tracing::warn!(missing, "somebody had taken programs off the cgroup: attached again");
-            }
-        }
         let there = match self.way {
             // That a link is there shows when its program is exchanged, by itself.
             Way::Tcx => BTreeSet::new(),

@@ -16,13 +16,14 @@ use shunt_guest::Program;
 use crate::door::Door;
 
 /// The test programs of shunt-tests that meet the kernel, what is quickest to say something first.
-pub(super) const TESTS: [&str; 13] = [
+pub(super) const TESTS: [&str; 14] = [
     VERIFIED,
     "packet",
     "testbed_self",
     "testbed",
     "testbed_sizes",
     "testbed_sctp",
+    "testbed_sockets",
     "testbed_rules",
     "testbed_pins",
     "testbed_log",
