@@ -40,9 +40,14 @@ pub struct Choice<F: Ip> {
 /// The frontend that packets with this tuple are to.
 #[inline(always)]
 pub fn find<F: Ip>(tuple: &Tuple<F>, protocol: Protocol) -> Option<FrontendRef> {
-    let key = FrontendKey::new(tuple.dst, tuple.dst_port, protocol);
+    at::<F>(&FrontendKey::new(tuple.dst, tuple.dst_port, protocol))
+}
+
+/// The frontend of a key.
+#[inline(always)]
+pub(crate) fn at<F: Ip>(key: &FrontendKey<F>) -> Option<FrontendRef> {
     // SAFETY: the daemon replaces an entry as a whole, and the value is copied before anything else happens.
-    unsafe { F::frontends().get(&key) }.copied()
+    unsafe { F::frontends().get(key) }.copied()
 }
 
 /// Chooses a backend for a packet of no known flow to a frontend.

@@ -6,9 +6,7 @@
 //! They run in the process that calls, and packets interrupt them: no scratch room of a CPU's is theirs.
 
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
-use proxy_common::{
-    ANY_DEVICE, Backend, FrontendKey, FrontendRef, Port, Protocol, RowFlags, ServiceId, SocketKey, SocketPeer, Toward, reason::Reason,
-};
+use proxy_common::{Backend, FrontendKey, FrontendRef, Port, Protocol, RowFlags, ServiceId, SocketKey, SocketPeer, Toward, reason::Reason};
 
 use crate::{
     counters::{count, count_flow},
@@ -17,6 +15,7 @@ use crate::{
     frontend::{self, Scope},
     ip::Ip,
     settings::{self, now},
+    snat::any_source,
     undefined::{judge, nobody},
     verdict::{End, Step},
 };
@@ -151,11 +150,7 @@ fn choose<F: Ip>(frontend: FrontendRef) -> Step<Backend<F>> {
 #[inline(always)]
 fn find<F: Ip>((addr, port): Peer<F>, protocol: Protocol) -> Option<FrontendRef> {
     let key = FrontendKey::<F>::new(addr, port, protocol);
-    if !is_marked(key.place()) {
-        return None;
-    }
-    // SAFETY: the daemon replaces an entry as a whole, and the value is copied before anything else happens.
-    unsafe { F::frontends().get(&key) }.copied()
+    if is_marked(key.place()) { frontend::at(&key) } else { None }
 }
 
 /// What becomes of a call to what is no frontend. Most are to what has nothing to do with Services.
@@ -168,10 +163,7 @@ fn no_frontend<F: Ip>(addr: F::Addr) -> End {
 /// The address by which the node is known as a client: that of its packets where no device says otherwise.
 #[inline(always)]
 fn node_address<F: Ip>() -> F::Addr {
-    // As in `snat::any_source`.
-    let device = core::hint::black_box(ANY_DEVICE);
-    // SAFETY: the daemon replaces an entry as a whole, and the address is copied before anything else happens.
-    unsafe { F::snat().get(&device) }.map_or_else(bytemuck::Zeroable::zeroed, |source| source.addr)
+    any_source::<F>().map_or_else(|_| bytemuck::Zeroable::zeroed(), |source| source.addr)
 }
 
 /// Remembers which backend a socket has: where it goes on sending to it, and for whoever asks what was dialled.

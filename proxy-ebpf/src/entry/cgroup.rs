@@ -82,9 +82,9 @@ pub(crate) fn sock_release(ctx: SockContext) -> i32 {
         sock::release::<V4>(cookie, protocol, (bytemuck::cast(addr), port));
     } else if family == AF_INET6 {
         // SAFETY: as above.
-        let words = unsafe { &raw const (*sock).dst_ip6 }.cast::<u32>();
-        // SAFETY: an address has four words.
-        let words = [0, 1, 2, 3].map(|n| unsafe { word(words, n) });
+        let addr = unsafe { &raw const (*sock).dst_ip6 };
+        // SAFETY: as above.
+        let words = unsafe { words(addr) };
         if stands_for_v4(words) {
             sock::release::<V4>(cookie, protocol, (bytemuck::cast(words[3]), port));
         } else {
@@ -138,9 +138,7 @@ impl Place for V6 {
     #[inline(always)]
     unsafe fn read(call: *const bpf_sock_addr) -> Addr6 {
         // SAFETY: the caller's promise.
-        let words = unsafe { &raw const (*call).user_ip6 }.cast::<u32>();
-        // SAFETY: an address has four words.
-        bytemuck::cast([0, 1, 2, 3].map(|n| unsafe { word(words, n) }))
+        bytemuck::cast(unsafe { said(call) })
     }
 
     #[inline(always)]
@@ -159,9 +157,8 @@ impl Place for Mapped {
     #[inline(always)]
     unsafe fn read(call: *const bpf_sock_addr) -> Addr4 {
         // SAFETY: the caller's promise.
-        let words = unsafe { &raw const (*call).user_ip6 }.cast::<u32>();
-        // SAFETY: the last of four words.
-        bytemuck::cast(unsafe { word(words, 3) })
+        let [.., addr] = unsafe { said(call) };
+        bytemuck::cast(addr)
     }
 
     #[inline(always)]
@@ -171,16 +168,30 @@ impl Place for Mapped {
     }
 }
 
-/// One word of an address, read by itself.
+/// The words of what a call says.
 ///
 /// # Safety
-/// There are as many words.
+/// The context is the one that the kernel gave to the program, which is one of IPv6.
 #[inline(always)]
-unsafe fn word(words: *const u32, n: usize) -> u32 {
+unsafe fn said(call: *const bpf_sock_addr) -> [u32; 4] {
     // SAFETY: the caller's promise.
-    let place = unsafe { words.add(n) };
+    let addr = unsafe { &raw const (*call).user_ip6 };
     // SAFETY: as above.
-    unsafe { place.read_volatile() }
+    unsafe { words(addr) }
+}
+
+/// The words of an address of IPv6, each read by itself.
+///
+/// # Safety
+/// They are in the context that the kernel gave to the program.
+#[inline(always)]
+unsafe fn words(addr: *const [u32; 4]) -> [u32; 4] {
+    [0, 1, 2, 3].map(|n| {
+        // SAFETY: one of four.
+        let place = unsafe { addr.cast::<u32>().add(n) };
+        // SAFETY: the caller's promise.
+        unsafe { place.read_volatile() }
+    })
 }
 
 #[inline(always)]
@@ -197,9 +208,7 @@ unsafe fn set_word(call: *mut bpf_sock_addr, n: usize, value: u32) {
 #[inline(always)]
 fn is_mapped(call: *const bpf_sock_addr) -> bool {
     // SAFETY: the context that the kernel gave to the program, which is one of IPv6.
-    let words = unsafe { &raw const (*call).user_ip6 }.cast::<u32>();
-    // SAFETY: an address has four words.
-    stands_for_v4([0, 1, 2, 3].map(|n| unsafe { word(words, n) }))
+    stands_for_v4(unsafe { said(call) })
 }
 
 #[inline(always)]
