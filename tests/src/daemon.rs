@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::{addr::CLUSTER_CIDR, host::Host as _, node::Node, process, process::Process, scratch::cgroup_root, testbed::Testbed, wait};
+use crate::{addr::CLUSTER_CIDR, host::Host as _, node::Node, process, process::Process, testbed::Testbed, wait};
 
 /// Loading and verifying the programs takes most of it, more so with several tests at once.
 const START_LIMIT: Duration = Duration::from_mins(2);
@@ -67,12 +67,6 @@ impl Builder {
     pub fn args(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(|&arg| arg.to_owned()));
         self
-    }
-
-    /// Answers the calls of all processes of the machine, of which only those in the node's namespace are its own: threads of a test, too.
-    pub fn of_all_processes(mut self) -> Result<Self> {
-        self.cgroup = cgroup_root()?;
-        Ok(self)
     }
 
     /// Takes Services from an API server.

@@ -35,7 +35,7 @@ pub enum Need {
 }
 
 /// What building a testbed takes.
-pub const TESTBED: &[Need] = &[Need::Root, Need::Tool("ip"), Need::Tool("bridge"), Need::Tool("nft")];
+pub const TESTBED: &[Need] = &[Need::Root, Need::Tool("ip"), Need::Tool("bridge"), Need::Tool("nft"), Need::CgroupV2];
 
 /// What running the daemon on a testbed takes.
 pub const DAEMON: &[Need] = &[Need::Root, Need::Tool("ip"), Need::Tool("bridge"), Need::Tool("nft"), Need::Btf, Need::CgroupV2];
@@ -70,7 +70,7 @@ impl Need {
                 std::env::split_paths(&path).any(|directory| directory.join(tool).is_file())
             }
             Self::Btf => Path::new("/sys/kernel/btf/vmlinux").exists(),
-            Self::CgroupV2 => scratch::cgroup_root().is_ok(),
+            Self::CgroupV2 => scratch::own_cgroup().is_ok(),
             Self::ControlPlane => control_plane::is_available(),
             Self::Kernel(major, minor) => kernel() >= (major, minor),
             Self::Sctp => has_sctp(),

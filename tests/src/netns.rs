@@ -1,12 +1,13 @@
 //! A network namespace: commands, in-process sockets and `ip` batches inside it, gone when the last handle is.
 //!
 //! Only the network namespace is entered, never a mount namespace as `ip netns exec` does, so that bpffs and
-//! cgroups stay visible inside, as they are for a daemon on a real node.
+//! cgroups stay visible inside, as they are for a daemon on a real node. With that of a node or a pod goes the node's
+//! cgroup, of which whoever enters is then: threads of a test, too.
 
 use std::{
     fs::{self, File},
-    io,
-    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
+    io::{self, Write as _},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -36,14 +37,27 @@ pub struct Netns(Arc<Inner>);
 struct Inner {
     name: String,
     file: File,
+    /// Where a cgroup takes threads.
+    cgroup: Option<File>,
 }
 
 impl Netns {
     /// Makes a namespace with loopback up, whose devices will have IPv6 at once.
     pub fn create(name: &str) -> Result<Self> {
+        Self::create_with(name, None)
+    }
+
+    /// Makes such a namespace for processes of a cgroup, which has to be a threaded one.
+    pub fn create_in(name: &str, cgroup: &Path) -> Result<Self> {
+        let threads = cgroup.join("cgroup.threads");
+        let threads = File::options().write(true).open(&threads).with_context(|| format!("opening {}", threads.display()))?;
+        Self::create_with(name, Some(threads))
+    }
+
+    fn create_with(name: &str, cgroup: Option<File>) -> Result<Self> {
         process::output(Command::new("ip").args(["netns", "add", name]))?;
         let file = File::open(path(name)).with_context(|| format!("opening namespace {name}"))?;
-        let netns = Self(Arc::new(Inner { name: name.to_owned(), file }));
+        let netns = Self(Arc::new(Inner { name: name.to_owned(), file, cgroup }));
         netns.sysctl(&PROMPT_IPV6)?;
         netns.ip("link set lo up\n")?;
         Ok(netns)
@@ -56,7 +70,7 @@ impl Netns {
     /// Runs a closure on a thread inside the namespace; sockets it opens stay there wherever they are used later.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let inside = || {
-            setns(&self.0.file, CloneFlags::CLONE_NEWNET).expect("entering a namespace needs root");
+            self.0.enter().expect("entering a namespace needs root");
             work()
         };
         thread::scope(|scope| match scope.spawn(inside).join() {
@@ -68,17 +82,10 @@ impl Netns {
     /// A command that will run inside the namespace.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
-        let file = Arc::clone(&self.0);
-        let enter = move || {
-            // SAFETY: `setns` is a plain system call on a descriptor that `file` keeps open.
-            match unsafe { libc::setns(file.file.as_raw_fd(), libc::CLONE_NEWNET) } {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            }
-        };
-        // SAFETY: between fork and exec `enter` makes one system call and allocates nothing.
+        let inner = Arc::clone(&self.0);
+        // SAFETY: between fork and exec `enter` makes system calls and allocates nothing.
         unsafe {
-            command.pre_exec(enter);
+            command.pre_exec(move || inner.enter());
         }
         command
     }
@@ -134,6 +141,15 @@ impl Netns {
         let shown: serde_json::Value = serde_json::from_str(&shown).context("reading ip's JSON")?;
         let mac = shown[0]["address"].as_str().map(str::to_owned);
         mac.with_context(|| format!("{device} has no address"))
+    }
+}
+
+impl Inner {
+    /// Takes the calling thread there.
+    fn enter(&self) -> io::Result<()> {
+        setns(&self.file, CloneFlags::CLONE_NEWNET)?;
+        // The thread that writes is meant.
+        self.cgroup.as_ref().map_or(Ok(()), |mut threads| threads.write_all(b"0"))
     }
 }
 

@@ -18,7 +18,6 @@ use crate::{
     name::BedName,
     netns::Netns,
     pod::Pod,
-    process::Process,
     scratch::{Kind, Scratch},
     underlay::Underlay,
 };
@@ -35,6 +34,7 @@ struct Inner {
     index: u8,
     plan: Plan,
     next_pod: AtomicU8,
+    // Behind the namespace, which ends what runs there.
     cgroup: Scratch,
     pins: Scratch,
 }
@@ -58,18 +58,19 @@ const FORWARDING: [(&str, &str); 4] =
 impl Node {
     pub(crate) fn create(bed: &BedName, index: u8, plan: Plan, underlay: &Underlay) -> Result<Self> {
         let name = format!("n{index}");
-        let netns = Netns::create(&bed.part(&name))?;
+        let cgroup = Scratch::create(Kind::Cgroup, bed, &name)?;
+        let netns = Netns::create_in(&bed.part(&name), cgroup.path())?;
         netns.sysctl(&FORWARDING)?;
         underlay.attach(&name, &netns, addr::node(index))?;
         let Addrs { v4, v6 } = addr::router();
         netns.ip(&format!("route add default via {v4}\nroute add default via {v6}\n"))?;
         let node = Self(Arc::new(Inner {
-            cgroup: Scratch::create(Kind::Cgroup, bed, &name)?,
             pins: Scratch::create(Kind::Pins, bed, &name)?,
             // 1 is the pods' gateway.
             next_pod: AtomicU8::new(2),
             bed: bed.clone(),
             netns,
+            cgroup,
             name,
             index,
             plan,
@@ -88,20 +89,6 @@ impl Node {
     /// Gives a device of the node the offloads that the plan wants.
     pub(crate) fn adjust(&self, device: &str) -> Result<()> {
         if self.0.plan.checksums { Ok(()) } else { self.netns().exec(&format!("ethtool -K {device} tx off")).map(drop) }
-    }
-
-    /// Starts a command line in the node's namespace and cgroup, as a process of the host or of a hostNetwork pod.
-    pub fn spawn(&self, line: &str) -> Result<Process> {
-        self.netns().spawn(&self.inside(line))
-    }
-
-    /// Runs such a command line to its end and gives what it printed.
-    pub fn exec(&self, line: &str) -> Result<String> {
-        self.netns().exec(&self.inside(line))
-    }
-
-    fn inside(&self, line: &str) -> String {
-        format!("echo $$ > {} && exec {line}", self.cgroup().join("cgroup.procs").display())
     }
 
     pub fn pod_cidrs(&self) -> [String; 2] {

@@ -22,7 +22,7 @@ pub struct Pod {
 impl Pod {
     pub(crate) fn create(node: &Node, name: &str, host: u8) -> Result<Self> {
         let part = format!("{}-{name}", node.name());
-        let netns = Netns::create(&node.bed().part(&part))?;
+        let netns = Netns::create_in(&node.bed().part(&part), node.cgroup())?;
         let pod = Self {
             name: name.to_owned(),
             addrs: addr::pod(node.index(), host),

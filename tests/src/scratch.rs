@@ -23,7 +23,7 @@ const CGROUP_PREFIX: &str = "shunt-test-";
 pub(crate) enum Kind {
     /// A directory of pinned BPF objects.
     Pins,
-    /// A child of the root of the cgroup v2 hierarchy.
+    /// A threaded child of the test's own cgroup, of version 2: its threads can be processes of any node.
     Cgroup,
     /// A plain directory for manifests, logs and the like.
     Files,
@@ -45,7 +45,12 @@ impl Scratch {
         let name = format!("{}{}", kind.prefix(), bed.part(part));
         let path = kind.parent()?.join(name);
         fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
-        Ok(Self { kind, path })
+        let scratch = Self { kind, path };
+        if kind == Kind::Cgroup {
+            let kind = scratch.path.join("cgroup.type");
+            fs::write(&kind, "threaded").with_context(|| format!("writing {}", kind.display()))?;
+        }
+        Ok(scratch)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -65,7 +70,7 @@ impl Kind {
         match self {
             Self::Pins => Ok(PathBuf::from(BPFFS)),
             Self::Files => Ok(std::env::temp_dir()),
-            Self::Cgroup => cgroup_root(),
+            Self::Cgroup => own_cgroup(),
         }
     }
 
@@ -86,14 +91,13 @@ impl Kind {
     }
 }
 
-/// Kills what runs in a cgroup and removes it with the cgroups below it.
+/// Removes a cgroup with those below it, when all that ran there has ended.
 fn remove_cgroup(path: &Path) {
     for child in fs::read_dir(path).into_iter().flatten().flatten() {
         if child.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_cgroup(&child.path());
         }
     }
-    drop(fs::write(path.join("cgroup.kill"), "1"));
     let gone = wait::until("an empty cgroup", Duration::from_secs(20), || match fs::remove_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => bail!(error),
         Ok(()) | Err(_) => Ok(()),
@@ -101,11 +105,14 @@ fn remove_cgroup(path: &Path) {
     drop(gone);
 }
 
-/// Finds the root of the cgroup v2 hierarchy, which lies elsewhere on hybrid systems.
-pub(crate) fn cgroup_root() -> Result<PathBuf> {
+/// The cgroup of version 2 that this process is in.
+pub(crate) fn own_cgroup() -> Result<PathBuf> {
     let mounts = mounts()?;
-    let found = mounts.into_iter().find(|mount| mount.filesystem == "cgroup2");
-    Ok(found.context("no cgroup v2 hierarchy is mounted")?.path)
+    // Elsewhere on hybrid systems.
+    let root = mounts.into_iter().find(|mount| mount.filesystem == "cgroup2").context("no cgroup v2 hierarchy is mounted")?;
+    let own = fs::read_to_string("/proc/self/cgroup").context("reading which cgroups this process is in")?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).context("this process is in no cgroup of version 2")?;
+    Ok(root.path.join(own))
 }
 
 /// Mounts bpffs at its usual place unless it is there; the lock keeps two processes from stacking two of them.

@@ -83,7 +83,6 @@ mod tests {
             let bed = Testbed::builder().nodes(1).build().unwrap();
             let node = bed.node(0);
             let _sleeper = node.netns().spawn("sleep 1000 & sleep 1000").unwrap();
-            let _in_cgroup = node.spawn("sleep 1000").unwrap();
             std::panic::panic_any(node.netns().name().to_owned());
         });
         let name = name.unwrap_err().downcast::<String>().unwrap();

@@ -187,7 +187,7 @@ mod tests {
         }
         let scene = Scene::build(cni);
         let node = scene.bed.node(0);
-        let daemon = Daemon::on(node, &scene.bed).args(&["--socket-lb", "host"]).of_all_processes().unwrap().start().unwrap();
+        let daemon = Daemon::on(node, &scene.bed).args(&["--socket-lb", "host"]).start().unwrap();
         let mut cases = Cases::new();
         for dialled in Dialled::ALL {
             for socket in Socket::ALL {
@@ -216,7 +216,7 @@ mod tests {
             let bed = Testbed::builder().style(Cni::Bridge).build().unwrap();
             let pods = [bed.node(0).pod("b").unwrap(), bed.node(1).pod("c").unwrap()];
             let servers = pods.iter().map(|pod| EchoServer::start(pod, TARGET).unwrap()).collect();
-            let daemon = Daemon::on(bed.node(0), &bed).args(&["--socket-lb", "host"]).of_all_processes().unwrap();
+            let daemon = Daemon::on(bed.node(0), &bed).args(&["--socket-lb", "host"]);
             let daemon = daemon.start().unwrap();
             Self { servers, pods, daemon, bed }
         }

@@ -79,8 +79,11 @@ fn from_processes(scene: &Scene, report: &mut Report, family: Family) {
     ];
     for (way, to, servers) in ways {
         report.check(&format!("process of the node -> {way}, {family} TCP"), || {
-            let greeting =
-                node.exec(&format!("bash -c 'exec 3<>/dev/tcp/{}/{} && read -r line <&3 && echo \"$line\"'", to.ip(), to.port()))?;
+            let greeting = node.netns().exec(&format!(
+                "bash -c 'exec 3<>/dev/tcp/{}/{} && read -r line <&3 && echo \"$line\"'",
+                to.ip(),
+                to.port()
+            ))?;
             let server = greeting.split_whitespace().next().unwrap_or_default();
             ensure!(servers.contains(&server), "answered by {server}");
             Ok(format!("{to} answered by {server}"))
