@@ -1,6 +1,7 @@
 //! Sockets whose peer was exchanged before any packet was made: what a process dialled, and the backend that it got instead.
 //!
-//! As with flows there is an entry for each direction, which says all there is to do.
+//! Nearly every socket has one peer in its life, and one entry, which is found by the socket alone. A socket that sends datagrams to whom it likes
+//! has two more for each further one that it dials, one for each direction as a flow has.
 
 use bytemuck::Zeroable;
 
@@ -10,10 +11,12 @@ use crate::{BackendRef, Family, Port, Protocol, ServiceId, V4, V6, layout::pod};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Toward {
-    /// What a process says: what it dialled. The entry has the backend.
-    Backend = 0,
-    /// What the kernel says: the backend. The entry has what was dialled.
-    Process = 1,
+    /// Nothing, they are zero: the entry is that of the socket's first peer, or of the one that it is connected to.
+    Any = 0,
+    /// What a process says: what it dialled.
+    Backend = 1,
+    /// What the kernel says: the backend.
+    Process = 2,
 }
 
 /// The key of `SOCKETS_V4` (16 bytes) and `SOCKETS_V6` (32 bytes).
@@ -38,6 +41,12 @@ pod!(SocketKey<V4>: 16 { cookie, addr, port, protocol, toward, pad_word });
 pod!(SocketKey<V6>: 32 { cookie, addr, port, protocol, toward, pad_word });
 
 impl<F: Family> SocketKey<F> {
+    /// The key of a socket's first peer.
+    #[inline(always)]
+    pub fn first(cookie: u64, protocol: Protocol) -> Self {
+        Self::new(cookie, (F::Addr::zeroed(), Port::from_host(0)), protocol, Toward::Any)
+    }
+
     /// The key of one direction.
     #[inline(always)]
     pub fn new(cookie: u64, (addr, port): (F::Addr, Port), protocol: Protocol, toward: Toward) -> Self {
@@ -45,30 +54,46 @@ impl<F: Family> SocketKey<F> {
     }
 }
 
-/// The value of `SOCKETS_V4` (24 bytes) and `SOCKETS_V6` (40 bytes). Written as a whole; the last writer wins.
+/// The value of `SOCKETS_V4` (32 bytes) and `SOCKETS_V6` (56 bytes). Written as a whole; the last writer wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(8))]
 pub struct SocketPeer<F: Family> {
-    /// The address to give.
+    /// The address that the process dialled.
+    pub dialled: F::Addr,
+    /// The address of the backend.
     pub addr: F::Addr,
-    /// The port to give.
+    /// The port that the process dialled.
+    pub dialled_port: Port,
+    /// The port of the backend.
     pub port: Port,
-    /// 1 where the socket is connected to this backend, 0 where it sends datagrams to whom it likes.
-    pub connected: u16,
     /// The life of the backend.
     pub backend: BackendRef,
     /// The service port.
     pub service: ServiceId,
     /// When the entry was made or sent by: the low half of the kernel's `jiffies_64`.
     pub last_used: u32,
+    /// 1 where the socket is connected to this backend, 0 where it sends datagrams to whom it likes.
+    pub connected: u32,
     /// Always zero.
     pub reserved: u32,
-    /// Always zero.
-    pub pad_word: F::RowPad,
 }
 
-pod!(SocketPeer<V4>: 24 { addr, port, connected, backend, service, last_used, reserved, pad_word });
-pod!(SocketPeer<V6>: 40 { addr, port, connected, backend, service, last_used, reserved, pad_word });
+pod!(SocketPeer<V4>: 32 { dialled, addr, dialled_port, port, backend, service, last_used, connected, reserved });
+pod!(SocketPeer<V6>: 56 { dialled, addr, dialled_port, port, backend, service, last_used, connected, reserved });
+
+impl<F: Family> SocketPeer<F> {
+    /// What the process dialled.
+    #[inline(always)]
+    pub const fn what_was_dialled(&self) -> (F::Addr, Port) {
+        (self.dialled, self.dialled_port)
+    }
+
+    /// Where its packets go.
+    #[inline(always)]
+    pub const fn backend(&self) -> (F::Addr, Port) {
+        (self.addr, self.port)
+    }
+}
 
 /// Whose sockets are served where they call: a set, of which programs are told when they are loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,11 +104,36 @@ impl Sockets {
     pub const NONE: Self = Self(0);
     /// Those of the node's own processes.
     pub const HOST: Self = Self(1);
+    /// Those of pods that speak TCP.
+    pub const PODS_TCP: Self = Self(2);
+    /// Those of pods that speak UDP.
+    pub const PODS_UDP: Self = Self(4);
 
-    /// Whether the node's own processes are served.
+    /// What is in one of both.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of the other are in this.
     #[inline(always)]
-    pub const fn serve_host(self) -> bool {
-        self.0 & Self::HOST.0 != 0
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether any pods are served.
+    pub const fn serves_pods(self) -> bool {
+        self.serve_pods(Protocol::Tcp) || self.serve_pods(Protocol::Udp)
+    }
+
+    /// Whether pods that speak this are served.
+    #[inline(always)]
+    pub const fn serve_pods(self, protocol: Protocol) -> bool {
+        match protocol {
+            Protocol::Tcp => self.has(Self::PODS_TCP),
+            Protocol::Udp => self.has(Self::PODS_UDP),
+            Protocol::Sctp => false,
+        }
     }
 }
 
@@ -96,6 +146,16 @@ mod tests {
     fn a_key_has_the_documented_bytes() {
         let peer = (Addr4::from_wire([10, 96, 0, 1]), Port::from_host(53));
         let key = SocketKey::<V4>::new(7, peer, Protocol::Udp, Toward::Process);
-        assert_eq!(bytemuck::bytes_of(&key)[8..], [10, 96, 0, 1, 0, 53, 17, 1]);
+        assert_eq!(bytemuck::bytes_of(&key)[8..], [10, 96, 0, 1, 0, 53, 17, 2]);
+        let first = SocketKey::<V4>::first(7, Protocol::Tcp);
+        assert_eq!(bytemuck::bytes_of(&first)[8..], [0, 0, 0, 0, 0, 0, 6, 0]);
+    }
+
+    #[test]
+    fn pods_are_served_by_what_they_speak() {
+        let auto = Sockets::HOST.with(Sockets::PODS_TCP);
+        assert!(auto.has(Sockets::HOST) && auto.serve_pods(Protocol::Tcp) && !auto.serve_pods(Protocol::Udp));
+        assert!(!Sockets::HOST.serve_pods(Protocol::Tcp));
+        assert!(auto.with(Sockets::PODS_UDP).serve_pods(Protocol::Udp));
     }
 }

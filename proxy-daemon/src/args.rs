@@ -90,7 +90,7 @@ pub struct RunArgs {
     pub cluster_cidr: Vec<String>,
 
     /// Whose sockets get their backend when they call, before any packet is made
-    #[arg(long, value_name = "MODE", default_value = "host")]
+    #[arg(long, value_name = "MODE", default_value = "auto")]
     pub socket_lb: SocketLb,
 
     /// The cgroup whose processes those are [default: the root]
@@ -178,6 +178,10 @@ pub enum Masquerade {
 /// Whose sockets are served where they call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SocketLb {
+    /// Those of the node's own processes and of hostNetwork pods, and pods' TCP; pods' UDP stays with packets, where a flow moves when its backend goes
+    Auto,
+    /// Those of all, pods' UDP as well
+    All,
     /// Those of the node's own processes and of hostNetwork pods
     Host,
     /// Nobody's: the node's own processes do not reach Services

@@ -1,10 +1,13 @@
 //! Closes connected UDP sockets whose backend has gone: nothing else would ever tell their owners, for no packet of theirs is looked at any more.
 //!
-//! In: the sockets that were given a backend, and which backends live. Those of the node's own processes are closed, and no others: a program has
+//! In: the sockets that were given a backend, and which backends live. Closed are those alone that still have that backend for a peer: a program has
 //! noted which they are, by the numbers that the kernel gives to no other socket. TCP stays with its backend to the end, as with kube-proxy.
+//!
+//! A socket can be closed from within its network namespace only: the node's comes first, for most are there, and pods' are visited when some are left.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
+    net::SocketAddr,
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread,
     time::Duration,
@@ -12,7 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use bytemuck::Pod;
-use proxy_common::{Family, Protocol, SocketKey, SocketPeer};
+use proxy_common::{Address as _, Family, Protocol, SocketKey, SocketPeer, V4, V6};
 
 use crate::{
     maps::{Error, KernelMaps, Pins, SocketTable},
@@ -37,7 +40,7 @@ fn run(mut maps: KernelMaps, goings: &Receiver<()>) {
     loop {
         match close(&mut maps) {
             Ok(0) => {}
-            Ok(closed) => tracing::info!(closed, "closed UDP sockets of the node's processes whose backend has gone"),
+            Ok(closed) => tracing::info!(closed, "closed UDP sockets whose backend has gone"),
             Err(error) => tracing::warn!(error = format!("{error:#}"), "UDP sockets whose backend has gone could not be closed"),
         }
         thread::sleep(REST);
@@ -47,29 +50,48 @@ fn run(mut maps: KernelMaps, goings: &Receiver<()>) {
     }
 }
 
-fn close(maps: &mut KernelMaps) -> Result<usize> {
-    let (keys4, keys6) = (orphans(maps, &maps.sockets4)?, orphans(maps, &maps.sockets6)?);
-    let cookies: BTreeSet<u64> = keys4.iter().map(|key| key.cookie).chain(keys6.iter().map(|key| key.cookie)).collect();
-    if cookies.is_empty() {
-        return Ok(0);
-    }
-    let closed = net::close_udp(&cookies).context("closing sockets")?;
-    keys4.iter().try_for_each(|key| maps.sockets4.remove(key))?;
-    keys6.iter().try_for_each(|key| maps.sockets6.remove(key))?;
-    Ok(closed)
+/// What is to be closed, and by which entries it is known.
+#[derive(Default)]
+struct Orphans {
+    v4: Vec<SocketKey<V4>>,
+    v6: Vec<SocketKey<V6>>,
+    peers: BTreeMap<u64, SocketAddr>,
 }
 
-fn orphans<F: Family>(maps: &KernelMaps, sockets: &SocketTable<F>) -> Result<Vec<SocketKey<F>>, Error>
+fn close(maps: &mut KernelMaps) -> Result<usize> {
+    let mut orphans = Orphans::default();
+    find(maps, &maps.sockets4, &mut orphans.v4, &mut orphans.peers)?;
+    find(maps, &maps.sockets6, &mut orphans.v6, &mut orphans.peers)?;
+    let Orphans { v4, v6, mut peers } = orphans;
+    if peers.is_empty() {
+        return Ok(0);
+    }
+    let all = peers.len();
+    net::close_udp(&mut peers).context("closing sockets")?;
+    if !peers.is_empty() {
+        let in_pod = || net::close_udp(&mut peers).map(|_| !peers.is_empty());
+        net::in_each_other(in_pod).context("closing pods' sockets")?;
+    }
+    v4.iter().try_for_each(|key| maps.sockets4.remove(key))?;
+    v6.iter().try_for_each(|key| maps.sockets6.remove(key))?;
+    Ok(all - peers.len())
+}
+
+fn find<F: Family>(
+    maps: &KernelMaps,
+    sockets: &SocketTable<F>,
+    keys: &mut Vec<SocketKey<F>>,
+    peers: &mut BTreeMap<u64, SocketAddr>,
+) -> Result<(), Error>
 where
     SocketKey<F>: Pod,
     SocketPeer<F>: Pod,
 {
-    let mut orphans = Vec::new();
     sockets.walk(|key, peer| {
         if peer.connected != 0 && key.protocol == Protocol::Udp.to_wire() && !maps.lives(peer.backend)? {
-            orphans.push(*key);
+            keys.push(*key);
+            peers.insert(key.cookie, SocketAddr::new(peer.addr.to_ip(), peer.port.to_host()));
         }
         Ok(())
-    })?;
-    Ok(orphans)
+    })
 }

@@ -54,6 +54,8 @@ pub mod undefined;
 
 pub mod sock;
 
+mod namespace;
+
 pub mod refuse;
 
 pub mod path;

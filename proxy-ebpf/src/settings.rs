@@ -40,6 +40,23 @@ static SHUNT_NETNS: u64 = 0;
 #[unsafe(no_mangle)]
 static SHUNT_SET_RETVAL: u32 = 0;
 
+/// Where the kernel keeps the network namespace of a process, see [`Namespace`]: all zero if programs have no way there.
+#[unsafe(no_mangle)]
+static SHUNT_NAMESPACE: [u32; 4] = [0; 4];
+
+/// Offsets in the kernel's structures, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Namespace {
+    /// In a task: what points to its namespaces.
+    pub of_task: u32,
+    /// There: what points to its network namespace.
+    pub network: u32,
+    /// There: the rules of IPv4 for what its processes send; nothing where there are none.
+    pub rules_v4: u32,
+    /// The same of IPv6.
+    pub rules_v6: u32,
+}
+
 /// The seed of the flow hash.
 #[inline(always)]
 pub fn seed() -> u64 {
@@ -102,6 +119,14 @@ pub fn netns() -> u64 {
 pub fn sets_retval() -> bool {
     // SAFETY: as in `seed`.
     unsafe { core::ptr::read_volatile(&raw const SHUNT_SET_RETVAL) != 0 }
+}
+
+/// The way to a process's network namespace, if programs have one.
+#[inline(always)]
+pub fn namespace() -> Option<Namespace> {
+    // SAFETY: as in `seed`.
+    let [of_task, network, rules_v4, rules_v6] = unsafe { core::ptr::read_volatile(&raw const SHUNT_NAMESPACE) };
+    if of_task == 0 { None } else { Some(Namespace { of_task, network, rules_v4, rules_v6 }) }
 }
 
 /// The kernel's coarse clock, which costs next to nothing to read: the low half of its jiffies.

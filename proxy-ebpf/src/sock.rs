@@ -1,19 +1,27 @@
 //! Sockets: what a process dials is exchanged for a backend before any packet is made, and what it has dialled is shown to it again.
 //!
 //! In: who calls, and the address that it says or hears. Out: the address to put there. The same tables decide as for packets, and what is found
-//! there is not met by packets any more: only the node's own processes are served in this way, whose packets to a Service nobody else would translate.
+//! there is not met by packets any more. The node's own processes have nobody else who would translate for them, and are answered whatever it is. To
+//! a pod a backend is given where that is all there is to do; the rest is left to its packets: refusals and what is dropped, source ranges and
+//! affinity, which go by an address that a socket does not have yet, and namespaces with rules of their own.
 //!
 //! They run in the process that calls, and packets interrupt them: no scratch room of a CPU's is theirs.
 
-use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
-use proxy_common::{Backend, FrontendKey, FrontendRef, Port, Protocol, RowFlags, ServiceId, SocketKey, SocketPeer, Toward, reason::Reason};
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::generated::bpf_get_prandom_u32,
+};
+use proxy_common::{
+    Backend, FrontendKey, FrontendRef, Port, Protocol, RowFlags, ServiceId, SocketKey, SocketPeer, Sockets, Toward, reason::Reason,
+};
 
 use crate::{
     counters::{count, count_flow},
     filter::is_marked,
     flow::lives,
-    frontend::{self, Scope},
+    frontend::{self, Row, Scope},
     ip::Ip,
+    namespace,
     settings::{self, now},
     snat::any_source,
     undefined::{judge, nobody},
@@ -59,60 +67,125 @@ pub enum Answer<F: Ip> {
 /// Answers a call that says where to.
 #[inline(always)]
 pub fn dial<F: Ip>(caller: &Caller, dialled: Peer<F>, call: Call) -> Answer<F> {
-    if !caller.is_host || !settings::sockets().serve_host() {
+    if !caller.is_served() {
         return Answer::Leave;
     }
-    // Node ports at loopback are frontends at one address of it.
-    let asked = (if F::is_loopback(dialled.0) { F::LOOPBACK } else { dialled.0 }, dialled.1);
-    let Some(frontend) = find::<F>(asked, caller.protocol) else {
-        return answer(no_frontend::<F>(asked.0));
-    };
-    let there = SocketKey::new(caller.cookie, dialled, caller.protocol, Toward::Backend);
-    if call == Call::Send
-        && let Some(peer) = known::<F>(&there, caller, dialled, frontend.service)
-    {
-        return Answer::Go(peer);
+    let answer = answer_to::<F>(caller, dialled, call);
+    if call == Call::Connect && !matches!(answer, Answer::Go(_)) {
+        // It may have been connected to a backend before.
+        release::<F>(caller.cookie, caller.protocol);
     }
-    match choose::<F>(frontend) {
+    answer
+}
+
+#[inline(always)]
+fn answer_to<F: Ip>(caller: &Caller, dialled: Peer<F>, call: Call) -> Answer<F> {
+    let mut asked = dialled;
+    if F::is_loopback(dialled.0) {
+        if !caller.is_host {
+            return Answer::Leave;
+        }
+        // Node ports at loopback are frontends at one address of it.
+        asked.0 = F::LOOPBACK;
+    }
+    let Some(frontend) = find::<F>(asked, caller.protocol) else {
+        return if caller.is_host { answer(no_frontend::<F>(asked.0)) } else { Answer::Leave };
+    };
+    if call == Call::Send
+        && let Some(backend) = known::<F>(caller, dialled, frontend.service)
+    {
+        return Answer::Go(backend);
+    }
+    match choose::<F>(caller, frontend) {
         Ok(backend) => {
-            record(caller, &there, &backend, dialled, call);
+            record(caller, &backend, dialled, call);
             Answer::Go((backend.addr, backend.port))
         }
-        Err(end) => answer(end),
+        Err(end) if caller.is_host => answer(end),
+        Err(_) => Answer::Leave,
+    }
+}
+
+impl Caller {
+    /// Whether it is one of those that the operator wants to be answered.
+    #[inline(always)]
+    fn is_served(&self) -> bool {
+        let served = settings::sockets();
+        if self.is_host { served.has(Sockets::HOST) } else { served.serve_pods(self.protocol) }
     }
 }
 
 /// What a process is shown where the kernel says that it hears from, or speaks to, `peer`.
 #[inline(always)]
 pub fn shown<F: Ip>(caller: &Caller, peer: Peer<F>) -> Option<Peer<F>> {
-    let back = SocketKey::new(caller.cookie, peer, caller.protocol, Toward::Process);
-    let dialled = F::sockets().get_ptr(&back)?;
-    // SAFETY: the entry stays readable while the program runs. It is copied: other CPUs may write it.
-    let dialled = unsafe { core::ptr::read_volatile(dialled) };
-    Some((dialled.addr, dialled.port))
+    entry_of::<F>(caller.cookie, caller.protocol, peer).map(|entry| entry.what_was_dialled())
+}
+
+/// Whether this is a socket that was given `peer` for what it dialled.
+#[inline(always)]
+pub fn was_given<F: Ip>(cookie: u64, protocol: Protocol, peer: Peer<F>) -> bool {
+    entry_of::<F>(cookie, protocol, peer).is_some()
+}
+
+/// The entry that has `peer` for a backend.
+#[inline(always)]
+fn entry_of<F: Ip>(cookie: u64, protocol: Protocol, peer: Peer<F>) -> Option<SocketPeer<F>> {
+    let first = F::sockets().get_ptr(&SocketKey::first(cookie, protocol)).map(read);
+    if let Some(first) = first
+        && first.backend() == peer
+    {
+        return Some(first);
+    }
+    // Only datagrams go to more than one.
+    if protocol != Protocol::Udp {
+        return None;
+    }
+    F::sockets().get_ptr(&SocketKey::new(cookie, peer, protocol, Toward::Process)).map(read)
+}
+
+/// An entry by copy: other CPUs may write it.
+#[inline(always)]
+fn read<F: Ip>(entry: *const SocketPeer<F>) -> SocketPeer<F> {
+    // SAFETY: an entry stays readable while the program runs.
+    unsafe { core::ptr::read_volatile(entry) }
 }
 
 /// Where the last datagram to what is dialled went, if that is still the same service's and the backend lives.
 #[inline(always)]
-fn known<F: Ip>(there: &SocketKey<F>, caller: &Caller, dialled: Peer<F>, service: ServiceId) -> Option<Peer<F>> {
-    let entry = F::sockets().get_ptr_mut(there)?;
-    // SAFETY: as in `shown`.
-    let backend = unsafe { core::ptr::read_volatile(entry) };
-    if backend.service != service || !lives(backend.backend) {
+fn known<F: Ip>(caller: &Caller, dialled: Peer<F>, service: ServiceId) -> Option<Peer<F>> {
+    if let Some(place) = F::sockets().get_ptr_mut(&SocketKey::first(caller.cookie, caller.protocol)) {
+        let first = read(place);
+        if sends_to(&first, dialled) {
+            return still(place, &first, service);
+        }
+    }
+    let place = F::sockets().get_ptr_mut(&SocketKey::new(caller.cookie, dialled, caller.protocol, Toward::Backend))?;
+    let further = read(place);
+    let backend = still(place, &further, service)?;
+    let back = SocketKey::new(caller.cookie, backend, caller.protocol, Toward::Process);
+    match F::sockets().get_ptr_mut(&back) {
+        Some(answers) => touch(answers, further.last_used),
+        // Evicted.
+        None => _ = insert::<F>(&back, &further, BPF_ANY),
+    }
+    Some(backend)
+}
+
+/// Whether an entry is of a socket that sends datagrams to whom it likes, and sends by it to what is dialled.
+#[inline(always)]
+fn sends_to<F: Ip>(entry: &SocketPeer<F>, dialled: Peer<F>) -> bool {
+    entry.connected == 0 && entry.what_was_dialled() == dialled
+}
+
+/// The backend of an entry, which is in use then.
+#[inline(always)]
+fn still<F: Ip>(place: *mut SocketPeer<F>, entry: &SocketPeer<F>, service: ServiceId) -> Option<Peer<F>> {
+    if entry.service != service || !lives(entry.backend) {
         count(Reason::BackendGone);
         return None;
     }
-    let peer = (backend.addr, backend.port);
-    let back = SocketKey::new(caller.cookie, peer, caller.protocol, Toward::Process);
-    match F::sockets().get_ptr_mut(&back) {
-        Some(answers) => {
-            touch(entry, backend.last_used);
-            touch(answers, backend.last_used);
-        }
-        // Evicted.
-        None => insert::<F>(&back, &SocketPeer { addr: dialled.0, port: dialled.1, last_used: now(), ..backend }),
-    }
-    Some(peer)
+    touch(place, entry.last_used);
+    Some(entry.backend())
 }
 
 /// Notes that an entry is in use, once in a second.
@@ -127,24 +200,38 @@ fn touch<F: Ip>(entry: *mut SocketPeer<F>, last_used: u32) {
     }
 }
 
-/// Forgets the backend of a socket that is closed. Where it has sent datagrams without being connected is forgotten by the daemon, after a while.
+/// Forgets the first peer of a socket. Where it has sent datagrams besides is forgotten by the daemon, after a while.
 #[inline(always)]
-pub fn release<F: Ip>(cookie: u64, protocol: Protocol, backend: Peer<F>) {
-    // One that is not there was none of ours.
-    _ = F::sockets().remove(&SocketKey::new(cookie, backend, protocol, Toward::Process));
+pub fn release<F: Ip>(cookie: u64, protocol: Protocol) {
+    let first = SocketKey::first(cookie, protocol);
+    // Asked before, for it is cheaper and most sockets have none.
+    if F::sockets().get_ptr(&first).is_some() {
+        _ = F::sockets().remove(&first);
+    }
 }
 
 /// Chooses a backend as for a packet of a client inside the cluster. By chance: which ports the packets will have is not known yet.
 #[inline(always)]
-fn choose<F: Ip>(frontend: FrontendRef) -> Step<Backend<F>> {
+fn choose<F: Ip>(caller: &Caller, frontend: FrontendRef) -> Step<Backend<F>> {
     let row = frontend::read(frontend.row, Scope::Internal).ok_or(End::pass(Reason::NoService))?;
-    let client = node_address::<F>();
-    if row.flags.has(RowFlags::SOURCE_RANGES) && !frontend::may_use::<F>(client, frontend.service) {
-        return Err(End::drop(Reason::SourceRange));
+    let mut client = bytemuck::Zeroable::zeroed();
+    if caller.is_host {
+        client = node_address::<F>();
+        if row.flags.has(RowFlags::SOURCE_RANGES) && !frontend::may_use::<F>(client, frontend.service) {
+            return Err(End::drop(Reason::SourceRange));
+        }
+    } else if is_for_packets(&row) || namespace::has_rules::<F>() {
+        return Err(End::pass(Reason::NoService));
     }
     // SAFETY: a helper without arguments.
     let hash = unsafe { bpf_get_prandom_u32() };
     frontend::pick(frontend, &row, client, hash)
+}
+
+/// Whether more is to be done for a pod than to give it a backend.
+#[inline(always)]
+fn is_for_packets(row: &Row) -> bool {
+    row.affinity_secs != 0 || row.flags.has(RowFlags::SOURCE_RANGES) || row.flags.has(RowFlags::MASQUERADE_INTERNAL)
 }
 
 #[inline(always)]
@@ -168,30 +255,40 @@ fn node_address<F: Ip>() -> F::Addr {
 
 /// Remembers which backend a socket has: where it goes on sending to it, and for whoever asks what was dialled.
 #[inline(always)]
-fn record<F: Ip>(caller: &Caller, there: &SocketKey<F>, backend: &Backend<F>, dialled: Peer<F>, call: Call) {
-    let mut entry = SocketPeer::<F> {
+fn record<F: Ip>(caller: &Caller, backend: &Backend<F>, dialled: Peer<F>, call: Call) {
+    let entry = SocketPeer::<F> {
+        dialled: dialled.0,
         addr: backend.addr,
+        dialled_port: dialled.1,
         port: backend.port,
-        connected: u16::from(call == Call::Connect),
         backend: backend.reference,
         service: backend.owner,
         last_used: now(),
+        connected: u32::from(call == Call::Connect),
         reserved: 0,
-        pad_word: bytemuck::Zeroable::zeroed(),
     };
-    if call == Call::Send {
-        insert::<F>(there, &entry);
+    // One that finds no room is not remembered: the call goes where it goes all the same.
+    let first = SocketKey::first(caller.cookie, caller.protocol);
+    let key = |peer, toward| SocketKey::<F>::new(caller.cookie, peer, caller.protocol, toward);
+    if call == Call::Connect {
+        insert(&first, &entry, BPF_ANY);
+    } else if let Some(held) = F::sockets().get_ptr(&first).map(read)
+        && sends_to(&held, dialled)
+    {
+        // What the one before may still answer is shown as until now.
+        insert(&key(held.backend(), Toward::Process), &held, BPF_ANY);
+        insert(&first, &entry, BPF_ANY);
+    } else if !insert(&first, &entry, BPF_NOEXIST) {
+        insert(&key(dialled, Toward::Backend), &entry, BPF_ANY);
+        insert(&key(entry.backend(), Toward::Process), &entry, BPF_ANY);
     }
-    (entry.addr, entry.port) = dialled;
-    insert::<F>(&SocketKey::new(caller.cookie, (backend.addr, backend.port), caller.protocol, Toward::Process), &entry);
     count(Reason::SocketDialled);
     count_flow(backend.owner);
 }
 
-/// One that finds no room is not remembered: the call goes where it goes all the same.
 #[inline(always)]
-fn insert<F: Ip>(key: &SocketKey<F>, entry: &SocketPeer<F>) {
-    _ = F::sockets().insert(key, entry, 0);
+fn insert<F: Ip>(key: &SocketKey<F>, entry: &SocketPeer<F>, flags: u32) -> bool {
+    F::sockets().insert(key, entry, u64::from(flags)).is_ok()
 }
 
 /// What the end of a packet is to a call of a process of the node.

@@ -32,7 +32,7 @@ pub struct Builder {
     binary: PathBuf,
     node: Node,
     source: Source,
-    cgroup: PathBuf,
+    sockets: &'static str,
     args: Vec<String>,
     log: PathBuf,
 }
@@ -69,6 +69,11 @@ impl Builder {
         self
     }
 
+    /// Whose sockets are served where they call: the node's own, unless this says otherwise, so that pods' packets meet the programs.
+    pub fn sockets(self, mode: &'static str) -> Self {
+        Self { sockets: mode, ..self }
+    }
+
     /// Takes Services from an API server.
     pub fn kubeconfig(mut self, file: &Path) -> Self {
         self.source = Source::Kubeconfig(file.to_owned());
@@ -101,7 +106,7 @@ impl Builder {
             Source::Kubeconfig(path) => command.arg("--kubeconfig").arg(path),
         };
         command.args(["--hostname-override", self.node.name(), "--cluster-cidr", CLUSTER_CIDR]);
-        command.arg("--cgroup").arg(&self.cgroup).args(&self.args);
+        command.arg("--cgroup").arg(self.node.cgroup()).args(["--socket-lb", self.sockets]).args(&self.args);
         let log = File::options().append(true).create(true).open(&self.log);
         command.stderr(log.context("opening the daemon's log")?).stdout(Stdio::null());
         Ok(command)
@@ -130,7 +135,7 @@ impl Daemon {
             binary: binary(),
             node: node.clone(),
             source: Source::Manifests(bed.manifests().path().to_owned()),
-            cgroup: node.cgroup().to_owned(),
+            sockets: "host",
             args: Vec::new(),
             log: bed.files().join(format!("shunt-{}-{number}.log", node.name())),
         }
@@ -138,6 +143,11 @@ impl Daemon {
 
     pub fn node(&self) -> &Node {
         &self.how.node
+    }
+
+    /// What [`Builder::sockets`] says, from the next start on.
+    pub fn set_sockets(&mut self, mode: &'static str) {
+        self.how.sockets = mode;
     }
 
     /// Where it pins its programs and maps.

@@ -50,7 +50,7 @@ pub use self::{
     host::Host,
     manifests::Manifests,
     netns::Netns,
-    node::Node,
+    node::{HostNetworkPod, Node},
     pod::Pod,
     process::Process,
     testbed::{Builder, Client, Testbed},

@@ -39,6 +39,8 @@ struct Inner {
     file: File,
     /// Where a cgroup takes threads.
     cgroup: Option<File>,
+    /// Whose namespace it is, if another one's.
+    of: Option<Netns>,
 }
 
 impl Netns {
@@ -49,15 +51,20 @@ impl Netns {
 
     /// Makes such a namespace for processes of a cgroup, which has to be a threaded one.
     pub fn create_in(name: &str, cgroup: &Path) -> Result<Self> {
-        let threads = cgroup.join("cgroup.threads");
-        let threads = File::options().write(true).open(&threads).with_context(|| format!("opening {}", threads.display()))?;
-        Self::create_with(name, Some(threads))
+        Self::create_with(name, Some(threads_of(cgroup)?))
+    }
+
+    /// The same namespace for processes of another cgroup.
+    pub fn in_cgroup(&self, cgroup: &Path) -> Result<Self> {
+        let file = self.0.file.try_clone().context("a second descriptor of a namespace")?;
+        let name = self.name().to_owned();
+        Ok(Self(Arc::new(Inner { name, file, cgroup: Some(threads_of(cgroup)?), of: Some(self.clone()) })))
     }
 
     fn create_with(name: &str, cgroup: Option<File>) -> Result<Self> {
         process::output(Command::new("ip").args(["netns", "add", name]))?;
         let file = File::open(path(name)).with_context(|| format!("opening namespace {name}"))?;
-        let netns = Self(Arc::new(Inner { name: name.to_owned(), file, cgroup }));
+        let netns = Self(Arc::new(Inner { name: name.to_owned(), file, cgroup, of: None }));
         netns.sysctl(&PROMPT_IPV6)?;
         netns.ip("link set lo up\n")?;
         Ok(netns)
@@ -155,8 +162,15 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        remove(&self.name);
+        if self.of.is_none() {
+            remove(&self.name);
+        }
     }
+}
+
+fn threads_of(cgroup: &Path) -> Result<File> {
+    let threads = cgroup.join("cgroup.threads");
+    File::options().write(true).open(&threads).with_context(|| format!("opening {}", threads.display()))
 }
 
 pub(crate) fn path(name: &str) -> PathBuf {

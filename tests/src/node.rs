@@ -18,7 +18,7 @@ use crate::{
     name::BedName,
     netns::Netns,
     pod::Pod,
-    scratch::{Kind, Scratch},
+    scratch::{Kind, Scratch, cgroup_below},
     underlay::Underlay,
 };
 
@@ -86,6 +86,12 @@ impl Node {
         Pod::create(self, name, host)
     }
 
+    /// Adds a pod that has the node's network and a cgroup of its own.
+    pub fn host_network_pod(&self, name: &str) -> Result<HostNetworkPod> {
+        let netns = self.netns().in_cgroup(&cgroup_below(self.cgroup(), name)?)?;
+        Ok(HostNetworkPod { name: name.to_owned(), addrs: self.addrs(), netns })
+    }
+
     /// Gives a device of the node the offloads that the plan wants.
     pub(crate) fn adjust(&self, device: &str) -> Result<()> {
         if self.0.plan.checksums { Ok(()) } else { self.netns().exec(&format!("ethtool -K {device} tx off")).map(drop) }
@@ -134,6 +140,28 @@ impl Node {
     pub(crate) fn peers(&self) -> impl Iterator<Item = u8> + use<> {
         let own = self.0.index;
         (1..=self.0.plan.of).filter(move |index| *index != own)
+    }
+}
+
+/// A pod in the node's network namespace.
+#[derive(Debug)]
+pub struct HostNetworkPod {
+    name: String,
+    addrs: Addrs,
+    netns: Netns,
+}
+
+impl Host for HostNetworkPod {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    fn addrs(&self) -> Addrs {
+        self.addrs
     }
 }
 

@@ -47,8 +47,7 @@ impl Scratch {
         fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
         let scratch = Self { kind, path };
         if kind == Kind::Cgroup {
-            let kind = scratch.path.join("cgroup.type");
-            fs::write(&kind, "threaded").with_context(|| format!("writing {}", kind.display()))?;
+            take_threads(&scratch.path)?;
         }
         Ok(scratch)
     }
@@ -89,6 +88,19 @@ impl Kind {
             Self::Cgroup => remove_cgroup(path),
         }
     }
+}
+
+/// Makes a cgroup below another one, which goes with that.
+pub(crate) fn cgroup_below(parent: &Path, name: &str) -> Result<PathBuf> {
+    let path = parent.join(name);
+    fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
+    take_threads(&path)?;
+    Ok(path)
+}
+
+fn take_threads(cgroup: &Path) -> Result<()> {
+    let kind = cgroup.join("cgroup.type");
+    fs::write(&kind, "threaded").with_context(|| format!("writing {}", kind.display()))
 }
 
 /// Removes a cgroup with those below it, when all that ran there has ended.

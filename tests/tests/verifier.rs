@@ -18,7 +18,8 @@ mod tests {
 
     /// The verifier gives up at a million.
     const MOST: u64 = 100_000;
-    const ALL: Options = Options { programs: Programs::All, sockets: Sockets::HOST, ..OPTIONS };
+    const SOCKETS: Sockets = Sockets::HOST.with(Sockets::PODS_TCP).with(Sockets::PODS_UDP);
+    const ALL: Options = Options { programs: Programs::All, sockets: SOCKETS, ..OPTIONS };
     /// The kernel keeps so many bytes of a name.
     const NAME_LEN: usize = 15;
 

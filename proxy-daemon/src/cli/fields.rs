@@ -167,7 +167,11 @@ impl<F: Family> Fields for Affinity<F> {
 
 impl<F: Family> Fields for SocketKey<F> {
     fn fields(&self) -> Value {
-        let toward = if self.toward == Toward::Backend as u8 { "backend" } else { "process" };
+        let toward = match self.toward {
+            toward if toward == Toward::Any as u8 => "any",
+            toward if toward == Toward::Backend as u8 => "backend",
+            _ => "process",
+        };
         let (addr, port) = (self.addr.to_ip(), self.port.to_host());
         json!({"cookie": self.cookie, "addr": addr, "port": port, "protocol": protocol(self.protocol), "toward": toward})
     }
@@ -176,7 +180,8 @@ impl<F: Family> Fields for SocketKey<F> {
 impl<F: Family> Fields for SocketPeer<F> {
     fn fields(&self) -> Value {
         json!({
-            "addr": self.addr.to_ip(), "port": self.port.to_host(), "connected": self.connected != 0,
+            "dialled": self.dialled.to_ip(), "dialled_port": self.dialled_port.to_host(), "addr": self.addr.to_ip(),
+            "port": self.port.to_host(), "connected": self.connected != 0,
             "backend": self.backend.fields(), "service": self.service.0, "last_used": self.last_used,
         })
     }

@@ -207,6 +207,8 @@ const fn sockets(mode: SocketLb) -> Sockets {
     match mode {
         SocketLb::Off => Sockets::NONE,
         SocketLb::Host => Sockets::HOST,
+        SocketLb::Auto => Sockets::HOST.with(Sockets::PODS_TCP),
+        SocketLb::All => Sockets::HOST.with(Sockets::PODS_TCP).with(Sockets::PODS_UDP),
     }
 }
 

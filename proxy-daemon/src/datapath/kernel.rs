@@ -57,7 +57,7 @@ impl ChecksumState {
 
     fn find(btf: &[u8]) -> Option<Self> {
         let types = Types::read(btf)?;
-        let bit = types.member(types.id(STRUCT, "sk_buff")?, "ip_summed")?;
+        let (bit, _) = types.member(types.id(STRUCT, "sk_buff")?, "ip_summed")?;
         (bit % 8 <= 6).then_some(Self { cast: types.id(FUNC, CAST), bit })
     }
 
@@ -90,6 +90,28 @@ impl ChecksumState {
             }
         }
         object
+    }
+}
+
+/// How programs find the network namespace of a process, and the rules there for what is sent: offsets in bytes, in the order of
+/// `SHUNT_NAMESPACE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NamespaceOffsets(pub(super) [u32; 4]);
+
+impl NamespaceOffsets {
+    /// Those of this kernel, if it tells.
+    pub(super) fn of_this_kernel() -> Option<Self> {
+        fs::read(BTF).ok().and_then(|btf| Self::find(&btf))
+    }
+
+    fn find(btf: &[u8]) -> Option<Self> {
+        /// Before what is sent goes on: the number of that hook, of pointers of eight bytes (`NF_INET_LOCAL_OUT`).
+        const LOCAL_OUT: u32 = 3 * 8;
+        let types = Types::read(btf)?;
+        let offset = |of: &str, name: &str| types.member(types.id(STRUCT, of)?, name).map(|(bits, _)| bits / 8);
+        let (rules, of) = types.member(types.id(STRUCT, "net")?, "nf")?;
+        let rules = |name: &str| types.member(of, name).map(|(bits, _)| (rules + bits) / 8 + LOCAL_OUT);
+        Some(Self([offset("task_struct", "nsproxy")?, offset("nsproxy", "net_ns")?, rules("hooks_ipv4")?, rules("hooks_ipv6")?]))
     }
 }
 
@@ -139,16 +161,16 @@ impl<'a> Types<'a> {
         self.types.iter().position(is_it).and_then(|id| u32::try_from(id).ok())
     }
 
-    /// The offset of a member in bits, also of a nameless part.
-    fn member(&self, of: u32, name: &str) -> Option<u32> {
+    /// The offset of a member in bits and its type, also of a nameless part's.
+    fn member(&self, of: u32, name: &str) -> Option<(u32, u32)> {
         let of = self.types.get(usize::try_from(of).ok()?).filter(|of| [STRUCT, UNION].contains(&of.kind()))?;
         of.rest.chunks_exact(12).find_map(|member| {
-            let offset = word(member, 2)?;
+            let (kind, offset) = (word(member, 1)?, word(member, 2)?);
             // With the flag, the upper byte is the length of a bit field.
             let offset = if of.info >> 31 == 1 { offset & 0x00ff_ffff } else { offset };
             match self.name(word(member, 0)?) {
-                found if found == name.as_bytes() => Some(offset),
-                b"" => Some(offset + self.member(word(member, 1)?, name)?),
+                found if found == name.as_bytes() => Some((offset, kind)),
+                b"" => self.member(kind, name).map(|(inner, kind)| (offset + inner, kind)),
                 _ => None,
             }
         })

@@ -15,7 +15,7 @@ use tokio::{sync::oneshot, time};
 
 use super::{
     clock::jiffies_per_second,
-    kernel::{ChecksumState, Checksums},
+    kernel::{ChecksumState, Checksums, NamespaceOffsets},
 };
 use crate::{
     config::Sizes,
@@ -139,7 +139,9 @@ fn load_for(pins: &Pins, options: Options, constants: Constants, state: Option<C
     loader.override_global("SHUNT_IP_SUMMED", &ip_summed, true).override_global("SHUNT_READ_KERNEL", &read_kernel, true);
     let set_retval = u32::from(options.sockets != Sockets::NONE && sets_retval());
     loader.override_global("SHUNT_SOCKETS", &options.sockets.0, true).override_global("SHUNT_NETNS", &options.netns, true);
-    loader.override_global("SHUNT_SET_RETVAL", &set_retval, true);
+    let namespace = if options.sockets.serves_pods() { NamespaceOffsets::of_this_kernel() } else { None };
+    let namespace = namespace.filter(|_| finds_namespaces()).map_or([0; 4], |NamespaceOffsets(offsets)| offsets);
+    loader.override_global("SHUNT_SET_RETVAL", &set_retval, true).override_global("SHUNT_NAMESPACE", &namespace, true);
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
     }
@@ -177,6 +179,12 @@ impl Options {
 /// Whether programs of sockets can say why a call fails (5.18). Where that is not known they do not.
 fn sets_retval() -> bool {
     is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval).unwrap_or(false)
+}
+
+/// Whether programs of sockets can look at the kernel's own memory, where network namespaces are.
+fn finds_namespaces() -> bool {
+    let mut helpers = [BpfHelper::BPF_FUNC_get_current_task, BpfHelper::BPF_FUNC_probe_read_kernel].into_iter();
+    helpers.all(|helper| is_helper_supported(ProgramType::CgroupSockAddr, helper).unwrap_or(false))
 }
 
 /// Has the kernel take a program.

@@ -15,6 +15,7 @@ mod glob;
 mod message;
 #[cfg(test)]
 mod namespace_tests;
+mod namespaces;
 mod ports;
 mod sock_diag;
 mod socket;
@@ -31,6 +32,7 @@ pub use self::{
     filters::{BpfFilter, bpf_filters, ingress_qdisc},
     follow::{Network, follow},
     glob::Glob,
+    namespaces::in_each_other,
     ports::{NODE_PORTS, snat_ports},
     sock_diag::close_udp,
 };

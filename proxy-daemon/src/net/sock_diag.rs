@@ -1,6 +1,6 @@
 //! Closes sockets of this network namespace in their owners' place (`SOCK_DESTROY`, since 4.5 where the kernel has it).
 
-use std::{collections::BTreeSet, io};
+use std::{collections::BTreeMap, io, net::SocketAddr};
 
 use netlink_packet_sock_diag::{
     SockDiagDestroy, SockDiagMessage,
@@ -11,22 +11,26 @@ use rtnetlink::{
     packet_core::{
         NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
     },
-    sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG},
+    sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG},
 };
 
-/// Closes the connected UDP sockets with these cookies: whoever waits for something there hears that the connection was aborted. Yields how many.
-pub fn close_udp(cookies: &BTreeSet<u64>) -> io::Result<usize> {
+/// Closes the UDP sockets with these cookies that are connected to these peers, as far as they are in the network namespace of the calling thread:
+/// whoever waits for something there hears that the connection was aborted. Forgets those that it closes, and yields how many they were.
+pub fn close_udp(peers: &mut BTreeMap<u64, SocketAddr>) -> io::Result<usize> {
     let socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let mut closed = 0;
+    socket.connect(&NetlinkAddr::new(0, 0))?;
+    let before = peers.len();
     for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
         for id in connected(&socket, family, any)? {
-            if cookies.contains(&u64::from_ne_bytes(id.cookie)) && close(&socket, family, id)? {
-                closed += 1;
+            let cookie = u64::from_ne_bytes(id.cookie);
+            // It may have been connected to something else since.
+            let peer = SocketAddr::new(id.destination_address.to_canonical(), id.destination_port);
+            if peers.get(&cookie) == Some(&peer) && close(&socket, family, id)? {
+                peers.remove(&cookie);
             }
         }
     }
-    Ok(closed)
+    Ok(before - peers.len())
 }
 
 fn request(family: u8, socket_id: SocketId) -> SockDiagMessage {

@@ -20,7 +20,6 @@ const GO_ON: i32 = 1;
 /// The call fails: with EPERM, unless another number was set before.
 const FAIL: i32 = 0;
 const ECONNREFUSED: i32 = 111;
-const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 
 #[cgroup_sock_addr(connect4)]
@@ -72,24 +71,10 @@ pub(crate) fn sock_release(ctx: SockContext) -> i32 {
     let Some(protocol) = protocol(number) else { return GO_ON };
     // SAFETY: as above.
     let cookie = unsafe { bpf_get_socket_cookie(sock.cast()) };
+    sock::release::<V4>(cookie, protocol);
     // SAFETY: as above.
-    let port = Port::from_wire(unsafe { (*sock).dst_port }.to_ne_bytes());
-    // SAFETY: as above.
-    let family = unsafe { (*sock).family };
-    if family == AF_INET {
-        // SAFETY: as above.
-        let addr = unsafe { (*sock).dst_ip4 };
-        sock::release::<V4>(cookie, protocol, (bytemuck::cast(addr), port));
-    } else if family == AF_INET6 {
-        // SAFETY: as above.
-        let addr = unsafe { &raw const (*sock).dst_ip6 };
-        // SAFETY: as above.
-        let words = unsafe { words(addr) };
-        if stands_for_v4(words) {
-            sock::release::<V4>(cookie, protocol, (bytemuck::cast(words[3]), port));
-        } else {
-            sock::release::<V6>(cookie, protocol, (bytemuck::cast(words), port));
-        }
+    if unsafe { (*sock).family } == AF_INET6 {
+        sock::release::<V6>(cookie, protocol);
     }
     GO_ON
 }

@@ -64,7 +64,7 @@ impl Scene {
             (Cluster::start(&bed, false)?, "manifests")
         };
         let what = format!("shunt on both nodes, fed by {source}");
-        let start = |node: &Node| cluster.show_to(Daemon::on(node, &bed)).start();
+        let start = |node: &Node| cluster.show_to(Daemon::on(node, &bed)).sockets("auto").start();
         let daemons = step(&what, || bed.nodes().iter().map(start).collect())?;
         let scene = Self { daemons, cluster, _servers: servers, pods, bed };
         scene.serve()?;

@@ -45,6 +45,13 @@ impl UdpClient {
         Ok(Self { socket, to, connected: false, questions: 0 })
     }
 
+    /// Connects the same socket to another server.
+    pub fn reconnect(&mut self, to: SocketAddr) -> io::Result<()> {
+        self.socket.connect(to)?;
+        (self.to, self.connected) = (to, true);
+        Ok(())
+    }
+
     /// The other end of a connected socket as the kernel says it.
     pub fn peer(&self) -> io::Result<SocketAddr> {
         self.socket.peer_addr()

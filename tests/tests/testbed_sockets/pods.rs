@@ -1,0 +1,233 @@
+//! What is left to the packets of pods, and what becomes of pods' sockets.
+
+use std::{
+    collections::BTreeSet,
+    io::ErrorKind,
+    net::{SocketAddr, TcpListener},
+    os::fd::AsFd as _,
+    thread,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::socket::{getsockopt, sockopt};
+use serde_json::json;
+use shunt_tests::{
+    Cases, Family, Host as _, Pod, addr, gate,
+    objects::{Endpoint, Service},
+    traffic::{Connection, UdpClient},
+    wait,
+};
+
+use crate::{
+    rules::Rules,
+    scene::{Dialled, LIMIT, NEEDS, PORT, Socket, TARGET, entries, flows, is_refused, loopback},
+};
+
+#[test]
+fn pods_get_what_their_packets_would() {
+    if gate::skip(gate::DAEMON) || gate::skip(NEEDS) {
+        return;
+    }
+    let mut rules = Rules::start("all");
+    let a = rules.node().pod("a").unwrap();
+    let mut cases = Cases::new();
+    cases.run("affinity and source ranges are for packets", || rules.left_to_packets(&a));
+    cases.run("a sidecar is asked for the Service that its pod dialled", || rules.sidecar(&a));
+    cases.run("nothing is translated twice", || rules.translated_once(&a));
+    cases.run("a pod that is its own backend", || rules.itself());
+    cases.run("pods that are connected to a backend that has gone learn of it, and no others", || rules.pods_learn(&a));
+    cases.run("flows and sockets survive another mode", || rules.modes(&a));
+    cases.finish();
+}
+
+impl Rules {
+    fn by_pod(&self, a: &Pod, socket: Socket, family: Family) -> Result<String> {
+        self.called_by(a, Dialled::ClusterIp, socket, family)
+    }
+
+    /// Publishes it with the first backend alone, and waits until a pod has it.
+    fn alone(&self, a: &Pod) -> Result<()> {
+        let is_b = || {
+            let server = self.by_pod(a, Socket::Tcp, Family::V4)?;
+            ensure!(server == "b", "answered by {server}");
+            Ok(())
+        };
+        self.publish(&[], &[&self.pods[0]], || (0..10).try_for_each(|_| is_b()))
+    }
+
+    fn left_to_packets(&self, a: &Pod) -> Result<()> {
+        let [b, c] = &self.pods;
+        let sticks = || {
+            let servers: BTreeSet<String> =
+                (0..20).map(|n| self.by_pod(a, Socket::ALL[n % 2], Family::ALL[n % 2])).collect::<Result<_>>()?;
+            // One of either family: a client of IPv4 is another one than that of IPv6.
+            ensure!(servers.len() <= 2, "answered by {servers:?}");
+            let of_one: BTreeSet<String> = (0..20).map(|_| self.by_pod(a, Socket::Tcp, Family::V4)).collect::<Result<_>>()?;
+            ensure!(of_one.len() == 1, "answered by {of_one:?}");
+            Ok(())
+        };
+        self.publish(&[("sessionAffinity", json!("ClientIP"))], &[b, c], sticks)?;
+        let (before, flows_before) = (entries(&self.daemon)?, flows(&self.daemon)?);
+        sticks()?;
+        ensure!(entries(&self.daemon)? == before, "sockets were given a backend");
+        ensure!(flows(&self.daemon)? > flows_before, "no flows were begun");
+
+        let load_balancer = |family| self.called_by(a, Dialled::LoadBalancer, Socket::Tcp, family);
+        let [v4, v6] = a.addrs().both().map(|addr| addr.to_string());
+        let ranges = |ranges: [String; 2]| [("loadBalancerSourceRanges", json!(ranges))];
+        let others = ranges(["198.51.100.0/24".to_owned(), "2001:db8:9::/64".to_owned()]);
+        self.publish(&others, &[b], || if load_balancer(Family::V4).is_ok() { bail!("not denied") } else { Ok(()) })?;
+        ensure!(load_balancer(Family::V6).is_err(), "IPv6 is not denied");
+        self.publish(&ranges([format!("{v4}/32"), format!("{v6}/128")]), &[b], || load_balancer(Family::V4).map(drop))?;
+        load_balancer(Family::V6).map(drop)
+    }
+
+    /// A sidecar's rules lead what the pod sends to it, and the kernel tells it what was dialled.
+    fn sidecar(&self, a: &Pod) -> Result<()> {
+        const SIDECAR: u16 = 15001;
+        const TABLE: &str = "table inet sidecar";
+        self.alone(a)?;
+        for family in Family::ALL {
+            let to = addr::cluster_ips(9).at(family, PORT);
+            let listener = a.netns().run(|| TcpListener::bind((loopback(family), SIDECAR))).context("listening")?;
+            let before = entries(&self.daemon)?;
+            a.netns().nft(&format!(
+                "{TABLE} {{\nchain output {{\ntype nat hook output priority -100;\nmeta nfproto ip{version} tcp dport {PORT} redirect to :{SIDECAR}\n}}\n}}\n",
+                version = if family == Family::V4 { "v4" } else { "v6" },
+            ))?;
+            let dialled = thread::scope(|scope| {
+                let accepted = scope.spawn(|| listener.accept().context("accepting"));
+                let stream = a.netns().run(|| std::net::TcpStream::connect_timeout(&to, LIMIT)).context("dialling")?;
+                let (accepted, _) = accepted.join().expect("accepting does not panic")?;
+                let dialled = original_destination(&accepted, family)?;
+                drop(stream);
+                anyhow::Ok(dialled)
+            });
+            a.netns().nft(&format!("delete {TABLE}\n"))?;
+            let dialled = dialled?;
+            ensure!(dialled == to, "{to} was dialled, the sidecar hears of {dialled}");
+            ensure!(entries(&self.daemon)? == before, "its socket was given a backend");
+        }
+        // Rules that have gone are in nobody's way.
+        let before = flows(&self.daemon)?;
+        self.by_pod(a, Socket::Tcp, Family::V4)?;
+        let after = flows(&self.daemon)?;
+        ensure!(after == before, "{before} flows became {after}");
+        Ok(())
+    }
+
+    /// A Service whose backend is a node port of another Service: what a socket got for the first is none that its packets dial.
+    fn translated_once(&self, a: &Pod) -> Result<()> {
+        self.alone(a)?;
+        let service = Service::plain("chained", 10, PORT, addr::node_port(9));
+        self.bed.manifests().write("chained", &service.with_endpoints(&[Endpoint::of(self.node(), self.node())]))?;
+        let to = |family| addr::cluster_ips(10).at(family, PORT);
+        // Directly it is a Service, and as a backend it is a port where nobody listens.
+        for family in Family::ALL {
+            self.called_by(a, Dialled::NodePort, Socket::Tcp, family)?;
+            wait::until("the chained service", LIMIT, || {
+                let before = self.daemon.counted("socket_dialled")?;
+                is_refused(a.netns().run(|| Socket::Tcp.call(to(family))))?;
+                ensure!(self.daemon.counted("socket_dialled")? > before, "no socket was given a backend");
+                Ok(())
+            })?;
+        }
+        self.bed.manifests().remove("chained")
+    }
+
+    fn itself(&self) -> Result<()> {
+        let [b, c] = &self.pods;
+        let dial = |family| b.connect(addr::cluster_ips(9).at(family, PORT));
+        self.publish(&[], &[b], || (0..10).try_for_each(|_| dial(Family::V4)?.expect_server("b")))?;
+        for family in Family::ALL {
+            let mut connection = dial(family)?;
+            connection.ping()?;
+            ensure!(connection.server == "b", "answered by {}", connection.server);
+            // No packet leaves the pod, so nobody has to stand in for it.
+            ensure!(connection.seen.ip() == b.addrs().of(family), "seen as {}", connection.seen);
+        }
+        self.publish(&[], &[b, c], || Ok(()))
+    }
+
+    fn pods_learn(&self, a: &Pod) -> Result<()> {
+        const EACH: usize = 20;
+        let [b, c] = &self.pods;
+        let both = || {
+            let servers: BTreeSet<String> = (0..20).map(|_| self.by_pod(a, Socket::Tcp, Family::V4)).collect::<Result<_>>()?;
+            ensure!(servers.len() == 2, "answered by {servers:?}");
+            Ok(())
+        };
+        self.publish(&[], &[b, c], both)?;
+        let (mut on_b, mut on_c) = (Vec::new(), Vec::new());
+        for n in 0..2 * EACH {
+            let to = addr::cluster_ips(9).at(Family::ALL[n % 2], PORT);
+            let mut client = a.netns().run(|| UdpClient::connected(to))?;
+            if client.ask()?.server == "b" { on_b.push(client) } else { on_c.push(client) }
+        }
+        ensure!(on_b.len() > EACH / 2 && on_c.len() > EACH / 2, "{} and {}", on_b.len(), on_c.len());
+        // One that has been connected to something else since has nothing to do with it any more.
+        let mut moved = on_b.pop().context("somebody is on b")?;
+        let family = if moved.peer()?.is_ipv4() { Family::V4 } else { Family::V6 };
+        moved.reconnect(c.addrs().at(family, TARGET))?;
+        thread::scope(|scope| {
+            let waiting: Vec<_> = on_b.iter().map(|client| scope.spawn(|| client.wait(LIMIT))).collect();
+            self.publish(&[], &[c], || Ok(()))?;
+            for thread in waiting {
+                match thread.join().expect("waiting does not panic") {
+                    Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                    other => bail!("{other:?}"),
+                }
+            }
+            Ok(())
+        })?;
+        for client in &mut on_c {
+            let answer = client.ask()?;
+            ensure!(answer.server == "c", "answered by {}", answer.server);
+        }
+        moved.ask().context("one that is connected to something else")?;
+        Ok(())
+    }
+
+    fn modes(&mut self, a: &Pod) -> Result<()> {
+        let to = |family| addr::cluster_ips(9).at(family, PORT);
+        let node = self.node().clone();
+        let mut connections: Vec<(&str, Connection)> = Vec::new();
+        let mut datagrams: Vec<(&str, UdpClient)> = Vec::new();
+        for mode in ["all", "auto", "host", "auto", "off"] {
+            self.daemon.set_sockets(mode);
+            self.daemon.restart()?;
+            for (since, connection) in &mut connections {
+                connection.ping().with_context(|| format!("a connection since {since}, in {mode}"))?;
+            }
+            // Where no programs are attached nobody shows what was dialled.
+            for (since, client) in datagrams.iter_mut().filter(|(since, _)| mode != "off" || *since != "all") {
+                client.ask().with_context(|| format!("datagrams since {since}, in {mode}"))?;
+            }
+            for family in Family::ALL {
+                connections.push((mode, a.connect(to(family))?));
+                let mut client = a.netns().run(|| UdpClient::connected(to(family)))?;
+                client.ask()?;
+                datagrams.push((mode, client));
+                if mode != "off" {
+                    connections.push((mode, node.connect(to(family))?));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the kernel says that a connection was to before rules led it elsewhere.
+fn original_destination(stream: &std::net::TcpStream, family: Family) -> Result<SocketAddr> {
+    let fd = stream.as_fd();
+    Ok(match family {
+        Family::V4 => {
+            let found = getsockopt(&fd, sockopt::OriginalDst)?;
+            SocketAddr::new(u32::from_be(found.sin_addr.s_addr).to_be_bytes().into(), u16::from_be(found.sin_port))
+        }
+        Family::V6 => {
+            let found = getsockopt(&fd, sockopt::Ip6tOriginalDst)?;
+            SocketAddr::new(found.sin6_addr.s6_addr.into(), u16::from_be(found.sin6_port))
+        }
+    })
+}
