@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     io::ErrorKind,
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd as _,
     thread,
 };
@@ -95,16 +95,13 @@ impl Rules {
                 "{TABLE} {{\nchain output {{\ntype nat hook output priority -100;\nmeta nfproto ip{version} tcp dport {PORT} redirect to :{SIDECAR}\n}}\n}}\n",
                 version = if family == Family::V4 { "v4" } else { "v6" },
             ))?;
-            let dialled = thread::scope(|scope| {
-                let accepted = scope.spawn(|| listener.accept().context("accepting"));
-                let stream = a.netns().run(|| std::net::TcpStream::connect_timeout(&to, LIMIT)).context("dialling")?;
-                let (accepted, _) = accepted.join().expect("accepting does not panic")?;
-                let dialled = original_destination(&accepted, family)?;
-                drop(stream);
-                anyhow::Ok(dialled)
-            });
+            listener.set_nonblocking(true)?;
+            let dialling = a.netns().run(|| TcpStream::connect_timeout(&to, LIMIT)).context("dialling");
+            // A connection is there as soon as its client has it.
+            let accepted = listener.accept().context("the sidecar has no connection");
             a.netns().nft(&format!("delete {TABLE}\n"))?;
-            let dialled = dialled?;
+            let ((accepted, _), _stream) = (accepted?, dialling?);
+            let dialled = original_destination(&accepted, family)?;
             ensure!(dialled == to, "{to} was dialled, the sidecar hears of {dialled}");
             ensure!(entries(&self.daemon)? == before, "its socket was given a backend");
         }
@@ -218,7 +215,7 @@ impl Rules {
 }
 
 /// What the kernel says that a connection was to before rules led it elsewhere.
-fn original_destination(stream: &std::net::TcpStream, family: Family) -> Result<SocketAddr> {
+fn original_destination(stream: &TcpStream, family: Family) -> Result<SocketAddr> {
     let fd = stream.as_fd();
     Ok(match family {
         Family::V4 => {
