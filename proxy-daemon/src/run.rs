@@ -25,7 +25,7 @@ use crate::{
     filter,
     maps::{KernelMaps, Pins},
     model,
-    net::{self, DeviceSource, LocalAddresses},
+    net::{self, DeviceSource, LocalAddresses, SnatPorts},
     orphans,
     plan::Machine,
     reconcile::{Reconciler, Round},
@@ -83,7 +83,7 @@ async fn serve(config: Config) -> Result<()> {
     let mut control = Control {
         addresses: network.addresses,
         node_ips,
-        snat_ports: net::snat_ports(config.snat_ports.as_ref())?,
+        snat_ports: SnatPorts::new(config.snat_ports.clone())?,
         reconciler: Reconciler::new(config.node_name.clone(), config.settings(), kernel.sizes(), kernel),
         changes,
         node_name: config.node_name,
@@ -165,7 +165,7 @@ fn text64(text: &str) -> Text64 {
 struct Control {
     addresses: watch::Receiver<LocalAddresses>,
     node_ips: watch::Sender<Vec<IpAddr>>,
-    snat_ports: RangeInclusive<u16>,
+    snat_ports: SnatPorts,
     reconciler: Reconciler<KernelMaps>,
     changes: mpsc::Receiver<model::Change>,
     node_name: String,
@@ -201,7 +201,7 @@ impl Control {
                 }
                 Ok(()) = self.addresses.changed() => self.take_addresses()?,
                 // What has been cleared is of use at once, hence a round.
-                _ = sweeps.tick() => self.sweep(),
+                _ = sweeps.tick() => self.sweep()?,
                 () = retry.due() => self.reconciler.retry(),
             }
             self.tell_node_ips()?;
@@ -244,10 +244,13 @@ impl Control {
         round
     }
 
-    fn sweep(&mut self) {
+    /// Looks after what nobody tells of.
+    fn sweep(&mut self) -> Result<()> {
         if let Err(error) = self.reconciler.sweep(Instant::now()) {
             tracing::warn!(error = &error as &dyn std::error::Error, "clearing rows that have rested failed, to be tried again");
         }
+        // What cannot be read is as it was.
+        if self.snat_ports.look().unwrap_or(false) { self.take_addresses() } else { Ok(()) }
     }
 
     /// Tells the network which addresses the Node object has, and notes them for the next run. What stands in for them where there is none comes
@@ -268,8 +271,8 @@ impl Control {
     /// Hands the machine's addresses to the planner and to the programs.
     fn take_addresses(&mut self) -> Result<()> {
         let addresses = self.addresses.borrow_and_update().clone();
-        let snat4 = snat_sources::<V4>(&addresses, &self.snat_ports);
-        let snat6 = snat_sources::<V6>(&addresses, &self.snat_ports);
+        let ports = self.snat_ports.range();
+        let (snat4, snat6) = (snat_sources::<V4>(&addresses, &ports), snat_sources::<V6>(&addresses, &ports));
         self.reconciler.maps_mut().set_snat(&snat4, &snat6)?;
         let v4 = addresses.masquerade_source::<V4>().map(proxy_common::Address::to_ip);
         let v6 = addresses.masquerade_source::<V6>().map(proxy_common::Address::to_ip);

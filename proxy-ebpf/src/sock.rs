@@ -155,7 +155,8 @@ fn read<F: Ip>(entry: *const SocketPeer<F>) -> SocketPeer<F> {
 fn known<F: Ip>(caller: &Caller, dialled: Peer<F>, service: ServiceId) -> Option<Peer<F>> {
     if let Some(place) = F::sockets().get_ptr_mut(&SocketKey::first(caller.cookie, caller.protocol)) {
         let first = read(place);
-        if sends_to(&first, dialled) {
+        // Whether it is connected or not: one that is not any more still hears nobody else, if it is of IPv6.
+        if first.what_was_dialled() == dialled {
             return still(place, &first, service);
         }
     }

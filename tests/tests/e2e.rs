@@ -91,6 +91,7 @@ mod tests {
         scene.the_client_reaches_backends(&mut cases);
         scene.without_endpoints(&mut cases);
         cases.run("the API server at its ClusterIP", || scene.api_server_as_a_service());
+        cases.run("kubectl of the node at that ClusterIP", || scene.kubectl_dials_a_service(&control_plane));
         cases.run("a server that is gone without a word is noticed", || scene.connections_are_kept_alive());
         cases.run("an endpoint change is in effect at once", || scene.endpoints_change(&control_plane));
         cases.run("the type of a Service changes", || scene.type_changes(&control_plane));
@@ -205,6 +206,17 @@ mod tests {
             let to = SocketAddr::from(([10, 96, 0, 1], 443));
             let connect = || self.a.netns().run(|| TcpStream::connect_timeout(&to, LIMIT));
             wait::until("a connection", LIMIT, || Ok(connect().map(drop)?))
+        }
+
+        /// A program in Go, which dials for itself.
+        fn kubectl_dials_a_service(&self, control_plane: &ControlPlane) -> Result<()> {
+            let mut kubectl = control_plane.kubectl_in(self.n1().netns())?;
+            let output = kubectl.args(["--server", "https://10.96.0.1:443", "get", "--raw", "/version"]).output()?;
+            let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            ensure!(said.contains("gitVersion"), "{said}{error}");
+            let dialled = self.daemons[0].counted("socket_dialled")?;
+            ensure!(dialled > 0, "its socket was not given a backend");
+            Ok(())
         }
 
         /// Each pod is ready in turn: what is measured ends with the first connection to the one that has joined.

@@ -319,8 +319,24 @@ mod tests {
     #[test]
     fn source_ports_are_a_range_without_node_ports() {
         assert_eq!(config("--snat-ports 33000-65535").unwrap().snat_ports, Some(33_000..=65_535));
+        for (typed, expected) in [("1024-2023", 1024..=2023), ("28000-29999", 28_000..=29_999), ("32768-33767", 32_768..=33_767)] {
+            assert_eq!(config(&format!("--snat-ports {typed}")).unwrap().snat_ports, Some(expected), "{typed}");
+        }
         assert_eq!(config("").unwrap().snat_ports, None);
-        for wrong in ["1024", "x-y", "2000-1024", "0-2000", "1024-30000", "32767-40000", "5000-5100", "1024-70000"] {
+        for wrong in [
+            "1024",
+            "x-y",
+            "2000-1024",
+            "0-2000",
+            "1024-30000",
+            "32767-40000",
+            "5000-5100",
+            "1024-70000",
+            "1023-2023",
+            "1024-2022",
+            "29001-30000",
+            "32767-33766",
+        ] {
             assert!(error(&format!("--snat-ports {wrong}")).starts_with(&format!("--snat-ports {wrong}: ")), "{wrong}");
         }
     }

@@ -33,7 +33,7 @@ pub use self::{
     follow::{Network, follow},
     glob::Glob,
     namespaces::in_each_other,
-    ports::{NODE_PORTS, snat_ports},
+    ports::{NODE_PORTS, SnatPorts},
     sock_diag::close_udp,
 };
 

@@ -245,8 +245,14 @@ fn addresses_and_the_masquerade_source_are_followed() {
                 |local: &super::LocalAddresses| local.masquerade_source::<V4>().is_some_and(|addr| addr.to_ip().to_string() == expected);
             time::timeout(DEADLINE, node.network.addresses.wait_for(is_source)).await.expect("in time").expect("followed");
         }
-        std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "20000 60999").expect("written");
-        assert_eq!(super::snat_ports(None).expect("a range"), 1024..=19_999);
+        let set = |range| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", range).expect("written");
+        set("20000 60999");
+        let mut ports = super::SnatPorts::new(None).expect("a range");
+        assert_eq!(ports.range(), 1024..=19_999);
+        assert!(!ports.look().expect("a range"));
+        set("1024 9999");
+        assert!(ports.look().expect("a range"));
+        assert_eq!(ports.range(), 32_768..=65_535);
     });
 }
 

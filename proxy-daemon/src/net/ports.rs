@@ -15,23 +15,61 @@ pub const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
 /// Where the kernel gives every port to sockets that ask for none.
 const LAST_RESORT: RangeInclusive<u16> = 1024..=29_999;
 
-/// The ports: those the operator says, or the largest part of what the node's own sockets and node ports leave over.
-pub fn snat_ports(typed: Option<&RangeInclusive<u16>>) -> Result<RangeInclusive<u16>, Error> {
-    let text = fs::read_to_string(PORT_RANGE).map_err(|source| Error::Read { path: PORT_RANGE, source })?;
-    let local = parse_port_range(&text).ok_or(Error::PortRange { path: PORT_RANGE, text })?;
-    let free = || largest_gap(&FREE, &[NODE_PORTS, local.clone()]);
-    let ports = match typed {
-        Some(ports) => ports.clone(),
-        None => free().unwrap_or(LAST_RESORT),
-    };
-    if ports.start() <= local.end() && local.start() <= ports.end() {
-        tracing::warn!(
-            ?ports,
-            ?local,
-            "the node's own sockets may be given ports that the node uses for others: --snat-ports or the sysctl net.ipv4.ip_local_port_range can part them"
-        );
+/// The source ports of flows in which the node stands in for a client: those that the operator wants, or what the node's own sockets and node ports
+/// leave over.
+#[derive(Debug)]
+pub struct SnatPorts {
+    typed: Option<RangeInclusive<u16>>,
+    /// What the node's own sockets are given.
+    local: RangeInclusive<u16>,
+}
+
+impl SnatPorts {
+    /// Those that follow from what the node's own sockets are given now.
+    pub fn new(typed: Option<RangeInclusive<u16>>) -> Result<Self, Error> {
+        let ports = Self { typed, local: local_ports()? };
+        ports.warn();
+        Ok(ports)
     }
-    Ok(reachable(ports))
+
+    /// Takes in what the node's own sockets are given now, which can be changed at any time. Says whether it was.
+    pub fn look(&mut self) -> Result<bool, Error> {
+        let local = local_ports()?;
+        let differs = local != self.local;
+        if differs {
+            tracing::info!(?local, "the node's own sockets are given other ports now");
+            self.local = local;
+            self.warn();
+        }
+        Ok(differs)
+    }
+
+    /// The ports.
+    pub fn range(&self) -> RangeInclusive<u16> {
+        reachable(self.wanted())
+    }
+
+    fn wanted(&self) -> RangeInclusive<u16> {
+        let free = || largest_gap(&FREE, &[NODE_PORTS, self.local.clone()]);
+        self.typed.clone().or_else(free).unwrap_or(LAST_RESORT)
+    }
+
+    fn warn(&self) {
+        let (ports, local) = (self.wanted(), &self.local);
+        if ports.start() <= local.end() && local.start() <= ports.end() {
+            tracing::warn!(
+                ?ports,
+                ?local,
+                "the node's own sockets may be given ports that the node uses for others: --snat-ports or the sysctl net.ipv4.ip_local_port_range can part them"
+            );
+        }
+    }
+}
+
+/// The range of ports that the node's own sockets are given.
+fn local_ports() -> Result<RangeInclusive<u16>, Error> {
+    let text = fs::read_to_string(PORT_RANGE).map_err(|source| Error::Read { path: PORT_RANGE, source })?;
+    parse_port_range(&text).ok_or(Error::PortRange { path: PORT_RANGE, text })
 }
 
 /// A range of which programs reach every port. They try one after another in steps of [`PORT_STEP`], a prime, modulo the number of ports; where

@@ -21,7 +21,7 @@ use self::{
     certificates::Certificates,
     servers::Servers,
 };
-use crate::{addr::Addrs, node::Node, objects::Service, pod::Pod, process::Process, testbed::Testbed, wait};
+use crate::{addr::Addrs, netns::Netns, node::Node, objects::Service, pod::Pod, process::Process, testbed::Testbed, wait};
 
 mod api;
 mod binaries;
@@ -122,7 +122,12 @@ impl ControlPlane {
 
     /// Runs kubectl with all rights.
     pub fn kubectl(&self) -> Result<Command> {
-        let mut command = self.servers.netns.command(self.servers.binaries.kubectl()?);
+        self.kubectl_in(&self.servers.netns)
+    }
+
+    /// The same elsewhere.
+    pub fn kubectl_in(&self, netns: &Netns) -> Result<Command> {
+        let mut command = netns.command(self.servers.binaries.kubectl()?);
         command.arg("--kubeconfig").arg(&self.admin).env("HOME", &self.servers.folder);
         Ok(command)
     }

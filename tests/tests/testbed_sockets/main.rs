@@ -4,7 +4,11 @@
 mod scene;
 
 #[cfg(test)]
+mod edges;
+#[cfg(test)]
 mod pods;
+#[cfg(test)]
+mod programs;
 #[cfg(test)]
 mod reach;
 #[cfg(test)]

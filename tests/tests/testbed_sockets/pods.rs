@@ -105,12 +105,14 @@ impl Rules {
             ensure!(dialled == to, "{to} was dialled, the sidecar hears of {dialled}");
             ensure!(entries(&self.daemon)? == before, "its socket was given a backend");
         }
-        // Rules that have gone are in nobody's way.
-        let before = flows(&self.daemon)?;
-        self.by_pod(a, Socket::Tcp, Family::V4)?;
-        let after = flows(&self.daemon)?;
-        ensure!(after == before, "{before} flows became {after}");
-        Ok(())
+        // Rules that have gone are in nobody's way. The kernel takes its time.
+        wait::until("a socket that is given a backend", LIMIT, || {
+            let before = flows(&self.daemon)?;
+            self.by_pod(a, Socket::Tcp, Family::V4)?;
+            let after = flows(&self.daemon)?;
+            ensure!(after == before, "{before} flows became {after}");
+            Ok(())
+        })
     }
 
     /// A Service whose backend is a node port of another Service: what a socket got for the first is none that its packets dial.

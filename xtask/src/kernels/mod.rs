@@ -134,7 +134,7 @@ fn daemon(door: &Door) -> Result<PathBuf> {
     if let Some(named) = env::var_os("SHUNT_BIN") {
         return fs::canonicalize(&named).with_context(|| format!("looking for {}", named.display()));
     }
-    setup::run(door, &[Part::Packages, Part::Bpf], false)?;
+    setup::run(door, &[Part::Packages, Part::Bpf, Part::Programs], false)?;
     build::shunt(door)?;
     Ok(door.shunt())
 }

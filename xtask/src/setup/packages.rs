@@ -25,6 +25,15 @@ pub(super) const COMMANDS: &[Wanted] = &[
     ("openssl", "openssl", "the control plane's certificates"),
 ];
 
+pub(super) const PROGRAMS: &[Wanted] = &[
+    ("curl", "curl", "tests of unmodified programs"),
+    ("dig", "bind9-dnsutils", "the same"),
+    ("dnsmasq", "dnsmasq-base", "the same"),
+    ("iperf3", "iperf3", "the same"),
+    ("musl-gcc", "musl-tools", "the same"),
+    ("nc", "netcat-openbsd", "the same"),
+];
+
 pub(super) const BENCH_COMMANDS: &[Wanted] = &[
     ("iperf3", "iperf3", "the benches' streams"),
     ("iptables", "iptables", "kube-proxy in one of its modes"),
