@@ -28,6 +28,7 @@ pub(super) struct Fake {
     refused: Vec<IpAddr>,
     applied: usize,
     read_time: Duration,
+    unreadable: bool,
     /// Frontends that are looked up after every change, and what a client met there, as often as that changed.
     watched: BTreeMap<FrontendAddr, Vec<Met>>,
 }
@@ -60,6 +61,9 @@ impl Maps for Fake {
     }
 
     fn snapshot(&self) -> Result<Snapshot, maps::Error> {
+        if self.unreadable {
+            return Err(maps::Error::Read { map: "TEST", source: MapError::KeyNotFound });
+        }
         let snapshot = self.kernel.snapshot();
         thread::sleep(self.read_time);
         Ok(snapshot)
@@ -362,4 +366,57 @@ fn what_is_free_rests_from_when_the_maps_were_read() {
     after.round();
     assert_eq!(outcome(&after.maps.kernel, "10.96.0.2"), Outcome::Reject);
     assert_eq!(outcome(&after.maps.kernel, "10.96.0.3"), Outcome::NoService, "the row may still be read");
+}
+
+/// Maps that cannot be read at first.
+#[test]
+fn maps_that_cannot_be_read_are_read_again() {
+    let maps = Fake { unreadable: true, ..Fake::default() };
+    let mut reconciler = reconciler(maps, [service("web", "10.96.0.1")]);
+    assert!(reconciler.round().retry);
+    assert!(!reconciler.is_synced());
+    reconciler.maps.unreadable = false;
+    reconciler.retry();
+    assert!(!reconciler.round().retry);
+    assert_eq!(outcome(&reconciler.maps.kernel, "10.96.0.1"), Outcome::Reject);
+}
+
+#[test]
+fn a_round_says_how_many_changes_were_made() {
+    let mut reconciler =
+        reconciler(Fake::default(), [service("web", "10.96.0.1"), slice("web", &["10.0.0.1"]), service("api", "10.96.0.2")]);
+    reconciler.settings = Arc::new(Settings { drop_unallocated: true, ..Settings::default() });
+    let rounds = [
+        vec![],
+        vec![Change::ServiceCidr(Event::Applied(cidr("services", "10.96.0.0/16")))],
+        vec![service("db", "10.96.0.3")],
+        vec![Change::Service(Event::Reset(vec![]))],
+    ];
+    for (n, changes) in rounds.into_iter().enumerate() {
+        for change in changes {
+            reconciler.change(change);
+        }
+        let before = reconciler.maps.applied;
+        let round = reconciler.round();
+        assert_eq!(round.changes, reconciler.maps.applied - before, "in round {n}");
+        assert!(round.changes > 0, "in round {n}");
+    }
+    assert_eq!(reconciler.round(), Round::default());
+}
+
+#[test]
+fn the_nodes_addresses_are_told_once_they_are_known() {
+    let node = || {
+        Change::Node(Event::Applied(
+            convert::node(&yaml("{metadata: {name: n1}, status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}}")).object.unwrap(),
+        ))
+    };
+    let mut reconciler = Reconciler::new("n1".to_owned(), Settings::default(), SIZES, Fake::default());
+    assert_eq!(reconciler.node_object_ips(), None);
+    reconciler.change(node());
+    assert_eq!(reconciler.node_object_ips(), Some(&["192.0.2.1".parse().unwrap()][..]));
+    let mut without = self::reconciler(Fake::default(), []);
+    assert_eq!(without.node_object_ips(), None);
+    without.round();
+    assert_eq!(without.node_object_ips(), Some(&[][..]), "there is no such object");
 }
