@@ -116,7 +116,7 @@ fn without_waiting(family: Family) -> Result<()> {
     }
     wait::until("the connection", LIMIT, || {
         ensure!(socket.take_error()?.is_none(), "it has failed");
-        Ok(shows(socket.peer_addr()?.as_socket().context("a peer")?, to)?)
+        shows(socket.peer_addr()?.as_socket().context("a peer")?, to)
     })?;
     socket.set_nonblocking(false)?;
     greeted(&mut socket.into()).map(drop)

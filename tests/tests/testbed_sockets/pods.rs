@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{SockaddrIn, SockaddrIn6, getsockopt, sockopt};
 use serde_json::json;
 use shunt_tests::{
     Cases, Family, Host as _, Pod, addr, gate,
@@ -220,13 +220,7 @@ impl Rules {
 fn original_destination(stream: &TcpStream, family: Family) -> Result<SocketAddr> {
     let fd = stream.as_fd();
     Ok(match family {
-        Family::V4 => {
-            let found = getsockopt(&fd, sockopt::OriginalDst)?;
-            SocketAddr::new(u32::from_be(found.sin_addr.s_addr).to_be_bytes().into(), u16::from_be(found.sin_port))
-        }
-        Family::V6 => {
-            let found = getsockopt(&fd, sockopt::Ip6tOriginalDst)?;
-            SocketAddr::new(found.sin6_addr.s6_addr.into(), u16::from_be(found.sin6_port))
-        }
+        Family::V4 => SocketAddr::V4(SockaddrIn::from(getsockopt(&fd, sockopt::OriginalDst)?).into()),
+        Family::V6 => SocketAddr::V6(SockaddrIn6::from(getsockopt(&fd, sockopt::Ip6tOriginalDst)?).into()),
     })
 }

@@ -40,7 +40,7 @@ const NAME: &str = "shunt.test";
 const ADDRESSES: [&str; 2] = ["192.0.2.77", "2001:db8::77"];
 
 /// Asks the C library that it is linked with for a name's addresses.
-const RESOLVE: &str = r#"
+const RESOLVE: &str = r"
 #include <arpa/inet.h>
 #include <netdb.h>
 #include <stdio.h>
@@ -55,7 +55,7 @@ int main(int argc, char **argv) {
         puts(inet_ntop(found->ai_family, addr, text, sizeof text));
     }
 }
-"#;
+";
 
 #[test]
 fn programs_of_the_distribution_reach_services() {

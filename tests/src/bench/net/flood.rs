@@ -66,7 +66,7 @@ struct Taken {
 
 /// Measures all contenders, with so many SYNs a second.
 pub(super) fn measure(rate: NonZero<u32>, options: &Options) -> Result<Vec<Row>> {
-    let contenders = Contender::ALL;
+    let contenders = Contender::OUTSIDE;
     let bed = Testbed::builder().style(Cni::Routed).nodes(u8::try_from(contenders.len())?).build()?;
     let control = ControlPlane::start(&bed)?;
     let places: Vec<_> =
@@ -98,7 +98,9 @@ impl Place {
         let running = Running::start(contender, bed, control, node)?;
         let to = match contender {
             Contender::Direct => pod.addrs().at(Family::V4, PORT),
-            Contender::Shunt | Contender::Nftables | Contender::Iptables => node.addrs().at(Family::V4, addr::node_port(n)),
+            Contender::Shunt | Contender::ByPackets | Contender::Nftables | Contender::Iptables => {
+                node.addrs().at(Family::V4, addr::node_port(n))
+            }
         };
         let connect = || bed.client().netns().run(|| TcpStream::connect_timeout(&to, Duration::from_secs(1)));
         let stream = Stream::over(wait::until(&format!("{to} through {contender}"), LIMIT, || Ok(connect()?))?)?;

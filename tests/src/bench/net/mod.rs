@@ -32,8 +32,12 @@ pub enum Contender {
     /// Nobody: the client dials the pod.
     #[serde(rename = "direct")]
     Direct,
+    /// As it runs by default: sockets of pods get the backend when they connect, datagrams and what comes from outside are translated.
     #[serde(rename = "shunt")]
     Shunt,
+    /// With sockets of pods left alone, so that all packets are translated.
+    #[serde(rename = "shunt, by packets")]
+    ByPackets,
     #[serde(rename = "kube-proxy nftables")]
     Nftables,
     #[serde(rename = "kube-proxy iptables")]
@@ -83,13 +87,16 @@ pub struct Row {
 }
 
 impl Contender {
-    pub const ALL: [Self; 4] = [Self::Direct, Self::Shunt, Self::Nftables, Self::Iptables];
+    pub const ALL: [Self; 5] = [Self::Direct, Self::Shunt, Self::ByPackets, Self::Nftables, Self::Iptables];
+    /// Those that differ for clients outside.
+    const OUTSIDE: [Self; 4] = [Self::Direct, Self::Shunt, Self::Nftables, Self::Iptables];
 
     /// The name, as in a [`Row`].
     pub const fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Shunt => "shunt",
+            Self::ByPackets => "shunt, by packets",
             Self::Nftables => "kube-proxy nftables",
             Self::Iptables => "kube-proxy iptables",
         }

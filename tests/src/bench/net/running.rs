@@ -21,9 +21,14 @@ pub(super) enum Running {
 impl Running {
     pub(super) fn start(contender: Contender, bed: &Testbed, control: &ControlPlane, node: &Node) -> Result<Self> {
         let kube_proxy = |mode| Ok(Self::KubeProxy { _process: control.kube_proxy(node, mode)? });
+        let shunt = |sockets| {
+            let daemon = Daemon::on(node, bed).kubeconfig(control.kubeconfig()).sockets(sockets);
+            Ok(Self::Shunt { _daemon: daemon.start()? })
+        };
         match contender {
             Contender::Direct => Ok(Self::Nothing),
-            Contender::Shunt => Ok(Self::Shunt { _daemon: Daemon::on(node, bed).kubeconfig(control.kubeconfig()).start()? }),
+            Contender::Shunt => shunt("auto"),
+            Contender::ByPackets => shunt("host"),
             Contender::Nftables => kube_proxy(ProxyMode::Nftables),
             Contender::Iptables => kube_proxy(ProxyMode::Iptables),
         }

@@ -107,7 +107,7 @@ impl Scene {
             let running = Running::start(contender, &bed, &control, node)?;
             let [same_node, across_nodes] = match contender {
                 Contender::Direct => [server.pod.addrs(), remote.pod.addrs()],
-                Contender::Shunt | Contender::Nftables | Contender::Iptables => [service, addr::cluster_ips(REMOTE)],
+                Contender::Shunt | Contender::ByPackets | Contender::Nftables | Contender::Iptables => [service, addr::cluster_ips(REMOTE)],
             };
             let [same_node, across_nodes] = [same_node, across_nodes].map(|it| vec![it.of(FAMILY)]);
             places.push(Place { contender, client, server, same_node, across_nodes, _running: running });
