@@ -14,8 +14,9 @@ use proxy_common::{NodeRow, Sockets, maps};
 use tokio::{sync::oneshot, time};
 
 use super::{
+    checksum::{ChecksumState, Checksums},
     clock::jiffies_per_second,
-    kernel::{ChecksumState, Checksums, NamespaceOffsets},
+    namespace::NamespaceOffsets,
 };
 use crate::{
     config::Sizes,
@@ -74,6 +75,7 @@ pub struct Datapath {
 struct Constants {
     seed: u64,
     hz: u32,
+    namespace: [u32; 4],
 }
 
 /// Each map's number of rows, where a flag decides it.
@@ -102,7 +104,7 @@ fn rows(sizes: Sizes) -> [(&'static str, u32); 18] {
 
 /// Loads the programs with the maps that are pinned there, or with new ones that then are, at the start of a daemon.
 pub fn load(pins: &Pins, options: Options) -> Result<Datapath> {
-    let constants = Constants::find(pins)?;
+    let constants = Constants::find(pins, options.sockets)?;
     let datapath = load_with(pins, options, constants)?;
     note_node(pins, constants)?;
     Ok(datapath)
@@ -110,7 +112,7 @@ pub fn load(pins: &Pins, options: Options) -> Result<Datapath> {
 
 /// Loads other programs for the daemon that runs.
 pub(super) fn reload(pins: &Pins, options: Options) -> Result<Datapath> {
-    load_with(pins, options, Constants::find(pins)?)
+    load_with(pins, options, Constants::find(pins, options.sockets)?)
 }
 
 fn load_with(pins: &Pins, options: Options, constants: Constants) -> Result<Datapath> {
@@ -139,9 +141,7 @@ fn load_for(pins: &Pins, options: Options, constants: Constants, state: Option<C
     loader.override_global("SHUNT_IP_SUMMED", &ip_summed, true).override_global("SHUNT_READ_KERNEL", &read_kernel, true);
     let set_retval = u32::from(options.sockets != Sockets::NONE && sets_retval());
     loader.override_global("SHUNT_SOCKETS", &options.sockets.0, true).override_global("SHUNT_NETNS", &options.netns, true);
-    let namespace = if options.sockets.serves_pods() { NamespaceOffsets::of_this_kernel() } else { None };
-    let namespace = namespace.filter(|_| finds_namespaces()).map_or([0; 4], |NamespaceOffsets(offsets)| offsets);
-    loader.override_global("SHUNT_SET_RETVAL", &set_retval, true).override_global("SHUNT_NAMESPACE", &namespace, true);
+    loader.override_global("SHUNT_SET_RETVAL", &set_retval, true).override_global("SHUNT_NAMESPACE", &constants.namespace, true);
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
     }
@@ -181,12 +181,6 @@ fn sets_retval() -> bool {
     is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval).unwrap_or(false)
 }
 
-/// Whether programs of sockets can look at the kernel's own memory, where network namespaces are.
-fn finds_namespaces() -> bool {
-    let mut helpers = [BpfHelper::BPF_FUNC_get_current_task, BpfHelper::BPF_FUNC_probe_read_kernel].into_iter();
-    helpers.all(|helper| is_helper_supported(ProgramType::CgroupSockAddr, helper).unwrap_or(false))
-}
-
 /// Has the kernel take a program.
 fn verify(name: &str, program: &mut Program) -> Result<()> {
     let taken = if let Program::Xdp(program) = program {
@@ -203,13 +197,27 @@ fn verify(name: &str, program: &mut Program) -> Result<()> {
 
 impl Constants {
     /// Those of a previous run, or new ones.
-    fn find(pins: &Pins) -> Result<Self> {
+    fn find(pins: &Pins, sockets: Sockets) -> Result<Self> {
         let seed = match pinned_seed(pins)? {
             Some(seed) => seed,
             None => random_seed().context("drawing the seed of the flow hash")?,
         };
-        Ok(Self { seed, hz: jiffies_per_second()? })
+        Ok(Self { seed, hz: jiffies_per_second()?, namespace: namespace(sockets) })
     }
+}
+
+/// How programs find a pod's network namespace, where they have to.
+fn namespace(sockets: Sockets) -> [u32; 4] {
+    if !sockets.serves_pods() {
+        return [0; 4];
+    }
+    let offsets = NamespaceOffsets::of_this_kernel().map(|NamespaceOffsets(offsets)| offsets);
+    offsets.unwrap_or_else(|| {
+        tracing::warn!(
+            "the kernel does not tell which pods have rules of netfilter: their sockets are left alone, and their packets translated"
+        );
+        [0; 4]
+    })
 }
 
 /// The seed that flows on this node were hashed with so far.
@@ -322,7 +330,7 @@ impl Datapath {
 }
 
 /// Makes the maps fit for the first packet, and notes what has to outlive this run.
-fn note_node(pins: &Pins, Constants { seed, hz }: Constants) -> Result<()> {
+fn note_node(pins: &Pins, Constants { seed, hz, .. }: Constants) -> Result<()> {
     let mut maps = KernelMaps::open(pins)?;
     maps.prepare()?;
     let before = maps.node()?;

@@ -4,12 +4,14 @@
 //! daemon.
 
 mod attach;
+mod btf;
+mod checksum;
 mod claim;
 mod clock;
 mod exchange;
 mod hook;
-mod kernel;
 mod load;
+mod namespace;
 #[cfg(test)]
 mod namespace_tests;
 mod prepare;
@@ -21,10 +23,10 @@ mod xdp;
 
 pub use self::{
     attach::Attacher,
+    checksum::Checksums,
     claim::{Claim, claim, claim_at_once},
     clock::{Clock, jiffies_per_second},
     exchange::Exchanger,
-    kernel::Checksums,
     load::{Datapath, Options, Programs, load},
     prepare::{PrepareError, leaves_outer_headers, make_folders, prepare},
     probe::{Feature, features},

@@ -21,8 +21,8 @@ use tokio::{runtime, sync::mpsc};
 
 use super::{
     attach::Attacher,
+    checksum::Checksums,
     hook::{self, Way},
-    kernel::Checksums,
     load::{Options, Programs, load},
     make_folders, prepare,
     remove::{remove_all, remove_other_versions},

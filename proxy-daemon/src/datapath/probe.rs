@@ -13,8 +13,9 @@ use aya::{
 use nix::sched::{CloneFlags, unshare};
 
 use super::{
+    checksum::{ChecksumState, Checksums},
     hook::Way,
-    kernel::{ChecksumState, Checksums},
+    namespace::NamespaceOffsets,
     sockets::netns_cookie,
 };
 
@@ -68,6 +69,7 @@ pub fn features() -> Vec<Feature> {
         used("checksum_read", "5.8", "changes checksums by helpers", reads_checksum_state()),
         used("memory_by_cgroup", "5.11", "lifts the limit of locked memory", counts_memory_by_cgroup()),
         used("cgroup_sockets", "5.9", "does not serve processes of the node", has_cgroup_sockets()),
+        used("namespaces", "5.8", "leaves pods' sockets alone", Ok(NamespaceOffsets::of_this_kernel().is_some())),
         used(
             "set_retval",
             "5.18",
