@@ -26,10 +26,10 @@ pub(crate) struct Selection {
     /// Only this side.
     #[arg(long, value_name = "SIDE")]
     only: Option<Side>,
-    /// Of the packet path, only mutants whose file or text contains this.
+    /// Of packets and sockets, only mutants whose file or text contains this.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
-    /// Of the packet path, not the first so many of these: for what is left of a run that was cut short.
+    /// Of either, not the first so many of these: for what is left of a run that was cut short.
     #[arg(long, value_name = "N", default_value_t = 0)]
     skip: usize,
     /// Of the daemon, only what has changed since this revision, wherever it is.
@@ -41,6 +41,7 @@ pub(crate) struct Selection {
 enum Side {
     Daemon,
     Packets,
+    Sockets,
 }
 
 /// A place in the packet path, and what is wrong instead.
@@ -134,6 +135,29 @@ const MUTANTS: &[Mutant] = &[
     mutant("entry/tc.rs", "end if end.is_drop() => TC_ACT_SHOT,", "end if end.is_drop() => TC_ACT_UNSPEC,"),
 ];
 
+/// The same of what is met by sockets, which tests on a testbed see.
+const SOCKET_MUTANTS: &[Mutant] = &[
+    mutant("sock.rs", "        if !caller.is_host {\n            return Answer::Leave;\n        }", ""),
+    mutant("sock.rs", "if first.what_was_dialled() == dialled {", "if true {"),
+    mutant("sock.rs", "if entry.service != service || !lives(entry.backend) {", "if false {"),
+    mutant("sock.rs", "&& first.backend() == peer", "&& true"),
+    mutant("sock.rs", "        release::<F>(caller.cookie, caller.protocol);", ""),
+    mutant("sock.rs", "is_for_packets(&row) || namespace", "namespace"),
+    mutant("sock.rs", "is_for_packets(&row) || namespace::has_rules::<F>()", "is_for_packets(&row)"),
+    mutant("sock.rs", "        Err(end) if caller.is_host => answer(end),\n", ""),
+    mutant("sock.rs", "insert(&key(held.backend(), Toward::Process), &held, BPF_ANY);", ""),
+    mutant("sock.rs", "connected: u32::from(call == Call::Connect),", "connected: 0,"),
+    mutant("sock.rs", "&& sends_to(&held, dialled)", "&& held.what_was_dialled() == dialled"),
+    mutant("sock.rs", "if row.flags.has(RowFlags::SOURCE_RANGES) && !frontend::may_use", "if false && !frontend::may_use"),
+    mutant("sock.rs", "else { served.serve_pods(self.protocol) }", "else { true }"),
+    mutant("namespace.rs", "if F::IPV6 { at.rules_v6 } else { at.rules_v4 }", "at.rules_v4"),
+    mutant("entry/cgroup.rs", "is_host: netns == host_netns()", "is_host: true"),
+    mutant("entry/cgroup.rs", "        sock::release::<V6>(cookie, protocol);\n", ""),
+    mutant("entry/cgroup.rs", "if settings::sets_retval() {", "if false {"),
+    mutant("entry/cgroup.rs", "a == 0 && b == 0 && c ==", "a == 0 && b == 1 && c =="),
+    mutant("frontend.rs", "if scope == Scope::Internal && ctx.was_given", "if false && ctx.was_given"),
+];
+
 /// The tests of packets that take longest.
 const LONG: &str = "hammer";
 
@@ -141,11 +165,15 @@ pub(crate) fn run(door: &Door, selection: &Selection) -> Result<ExitCode> {
     setup::run(door, &[Part::Packages, Part::Bpf], false)?;
     let copy = Copy::of(door)?;
     let mut all_are_caught = true;
-    if selection.only != Some(Side::Packets) {
+    let wants = |side| selection.only.is_none_or(|only| only == side);
+    if wants(Side::Daemon) {
         all_are_caught &= copy.mutate_daemon(selection.since.as_deref())?;
     }
-    if selection.only != Some(Side::Daemon) {
-        all_are_caught &= copy.mutate_packets(selection.filter.as_deref(), selection.skip)?;
+    if wants(Side::Packets) {
+        all_are_caught &= copy.mutate("mutants of the packet path", MUTANTS, selection, Copy::packets_pass)?;
+    }
+    if wants(Side::Sockets) {
+        all_are_caught &= copy.mutate("mutants of the path of sockets", SOCKET_MUTANTS, selection, Copy::sockets_pass)?;
     }
     Ok(if all_are_caught { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -199,17 +227,18 @@ impl<'a> Copy<'a> {
         Ok(missed.is_empty())
     }
 
-    /// Our own mutants of the packet path. Says whether every one was caught.
-    fn mutate_packets(&self, filter: Option<&str>, skip: usize) -> Result<bool> {
-        heading("mutants of the packet path");
-        ensure!(self.tests_pass()?, "the tests fail without any mutant");
+    /// Mutants of our own. Says whether every one was caught.
+    fn mutate(&self, title: &str, mutants: &[Mutant], selection: &Selection, passes: fn(&Self) -> Result<bool>) -> Result<bool> {
+        heading(title);
+        ensure!(passes(self)?, "the tests fail without any mutant");
+        let filter = selection.filter.as_deref();
         let wanted = |mutant: &&Mutant| filter.is_none_or(|text| mutant.file.contains(text) || mutant.right.contains(text));
         let mut all_are_caught = true;
-        for mutant in MUTANTS.iter().filter(wanted).skip(skip) {
+        for mutant in mutants.iter().filter(wanted).skip(selection.skip) {
             let name = format!("{}: `{}` for `{}`", mutant.file, mutant.wrong.trim(), mutant.right.trim());
             let (file, right) = read(&self.tree, mutant)?;
             write(&file, &right.replace(mutant.right, mutant.wrong))?;
-            let passed = self.tests_pass().with_context(|| name.clone());
+            let passed = passes(self).with_context(|| name.clone());
             write(&file, &right)?;
             if passed? {
                 survived(&name);
@@ -222,7 +251,7 @@ impl<'a> Copy<'a> {
     }
 
     /// Whether the tests that see packets pass, the quick ones first. What does not compile is no mutant.
-    fn tests_pass(&self) -> Result<bool> {
+    fn packets_pass(&self) -> Result<bool> {
         let core = &["--package", "proxy-ebpf"][..];
         let programs = &["--package", "shunt-tests", "--test", "packet"][..];
         for (tests, which) in [(core, &[][..]), (programs, &["--skip", LONG][..]), (programs, &[LONG][..])] {
@@ -236,8 +265,18 @@ impl<'a> Copy<'a> {
         Ok(true)
     }
 
+    /// Whether the tests that see sockets pass, with a daemon that is built anew.
+    fn sockets_pass(&self) -> Result<bool> {
+        let mut daemon = Command::new("cargo");
+        daemon.current_dir(&self.tree).args(["build", "--package", "proxy-daemon", "--bin", "shunt"]);
+        let built = daemon.stdout(Stdio::null()).stderr(Stdio::null()).status().context("starting cargo build")?;
+        ensure!(built.success(), "it does not compile: see `cargo build` in {}", self.tree.display());
+        self.cargo_test(&["--package", "shunt-tests", "--test", "testbed_sockets"], &[])
+    }
+
     fn cargo_test(&self, tests: &[&str], arguments: &[&str]) -> Result<bool> {
         let mut command = Command::new("cargo");
+        command.env("SHUNT_BIN", self.tree.join("target/debug/shunt"));
         command.current_dir(&self.tree).arg("test").args(tests).args(arguments).env("SHUNT_REQUIRE_ALL", "1");
         let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status().context("starting cargo test")?;
         Ok(status.success())
@@ -264,7 +303,7 @@ mod tests {
     #[test]
     fn what_is_right_stands_in_its_file_once() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        for mutant in MUTANTS {
+        for mutant in MUTANTS.iter().chain(SOCKET_MUTANTS) {
             read(root, mutant).unwrap();
         }
     }

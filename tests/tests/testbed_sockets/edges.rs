@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use shunt_tests::{
-    Cases, Family, Host, addr, gate,
+    Addrs, Cases, Family, Host, addr, gate,
     objects::{Endpoint, Service},
     wait,
 };
@@ -30,6 +30,7 @@ fn sockets_are_used_in_every_way() {
     let rules = Rules::start("all");
     let a = rules.node().pod("a").unwrap();
     rules.two_services().unwrap();
+    let backend = rules.pods[0].addrs();
     let mut cases = Cases::new();
     for (who, caller) in [("a process of the node", rules.node() as &dyn Host), ("a pod", &a)] {
         for family in Family::ALL {
@@ -42,7 +43,7 @@ fn sockets_are_used_in_every_way() {
             case("data with the first packet", &fast_open);
             case("several paths", &multipath);
             case("a socket that is disconnected", &disconnected);
-            case("a socket that is connected again", &connected_again);
+            case("a socket that is connected again", &|family| connected_again(family, backend));
             case("a socket that sends to two services", &two_services);
             case("many datagrams in one call", &many_datagrams);
         }
@@ -185,7 +186,7 @@ fn disconnected(family: Family) -> Result<()> {
     asks(&socket, to).context("the first one again").map(drop)
 }
 
-fn connected_again(family: Family) -> Result<()> {
+fn connected_again(family: Family, backend: Addrs) -> Result<()> {
     let socket = datagrams(family)?;
     for to in [web(family), other(family), web(family)] {
         socket.connect(to)?;
@@ -194,7 +195,10 @@ fn connected_again(family: Family) -> Result<()> {
         let server = answered(&socket, to)?;
         ensure!(to == web(family) || server == "c", "{to} is answered by {server}");
     }
-    Ok(())
+    // What it dials now is the backend itself.
+    let to = backend.at(family, TARGET);
+    socket.connect(to)?;
+    shows(socket.peer_addr()?, to)
 }
 
 fn two_services(family: Family) -> Result<()> {
