@@ -25,7 +25,7 @@ use crate::{
 /// At most so often the table is walked through.
 const REST: Duration = Duration::from_millis(20);
 
-/// Starts the thread. It looks once, and again whenever it is told that a backend has gone.
+/// Starts the thread. It looks once, and whenever it is told that a backend has gone.
 pub fn spawn(pins: &Pins) -> Result<SyncSender<()>> {
     let maps = KernelMaps::open(pins)?;
     let (gone, goings) = sync_channel(1);
@@ -38,15 +38,22 @@ pub fn spawn(pins: &Pins) -> Result<SyncSender<()>> {
 
 fn run(mut maps: KernelMaps, goings: &Receiver<()>) {
     loop {
-        match close(&mut maps) {
-            Ok(0) => {}
-            Ok(closed) => tracing::info!(closed, "closed UDP sockets whose backend has gone"),
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "UDP sockets whose backend has gone could not be closed"),
+        // And once more: a call that had chosen the backend just before may note it just afterwards.
+        for _ in 0..2 {
+            look(&mut maps);
+            thread::sleep(REST);
         }
-        thread::sleep(REST);
         if goings.recv().is_err() {
             return;
         }
+    }
+}
+
+fn look(maps: &mut KernelMaps) {
+    match close(maps) {
+        Ok(0) => {}
+        Ok(closed) => tracing::info!(closed, "closed UDP sockets whose backend has gone"),
+        Err(error) => tracing::warn!(error = format!("{error:#}"), "UDP sockets whose backend has gone could not be closed"),
     }
 }
 
@@ -70,7 +77,13 @@ fn close(maps: &mut KernelMaps) -> Result<usize> {
     net::close_udp(&mut peers).context("closing sockets")?;
     if !peers.is_empty() {
         let in_pod = || net::close_udp(&mut peers).map(|_| !peers.is_empty());
-        net::in_each_other(in_pod).context("closing pods' sockets")?;
+        let entered = net::in_each_other(in_pod).context("closing pods' sockets")?;
+        if entered == 0 {
+            tracing::debug!(
+                sockets = peers.len(),
+                "no other network namespace is seen here, where they may be: /run/netns of the node shows pods'"
+            );
+        }
     }
     v4.iter().try_for_each(|key| maps.sockets4.remove(key))?;
     v6.iter().try_for_each(|key| maps.sockets6.remove(key))?;

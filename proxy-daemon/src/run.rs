@@ -37,6 +37,8 @@ use crate::{
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// How often what rests is looked after, and what did not fit is tried again.
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
+/// What does not work where sockets are not served.
+const WITHOUT_SOCKETS: &str = "processes of the node and hostNetwork pods do not reach Services, all others do";
 /// How often the flow tables are walked.
 const WALK_EVERY: Duration = Duration::from_secs(5);
 
@@ -110,6 +112,7 @@ async fn serve(config: Config) -> Result<()> {
 /// Where sockets are served, if they are. Where they cannot be, pods and clients outside are all the same.
 fn socket_hooks(config: &Config) -> Option<Hooks> {
     if config.sockets == Sockets::NONE {
+        tracing::warn!("--socket-lb is off: {WITHOUT_SOCKETS}");
         return None;
     }
     let hooks = config.cgroup.clone().map_or_else(datapath::root_cgroup, Ok).and_then(Hooks::at);
@@ -117,7 +120,7 @@ fn socket_hooks(config: &Config) -> Option<Hooks> {
 }
 
 fn warn_of_sockets(error: &anyhow::Error) {
-    tracing::warn!(error = format!("{error:#}"), "processes of the node and hostNetwork pods do not reach Services, all others do");
+    tracing::warn!(error = format!("{error:#}"), "{WITHOUT_SOCKETS}");
 }
 
 /// Does what an operator asks for.

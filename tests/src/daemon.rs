@@ -32,6 +32,7 @@ pub struct Builder {
     binary: PathBuf,
     node: Node,
     source: Source,
+    cgroup: PathBuf,
     sockets: &'static str,
     args: Vec<String>,
     log: PathBuf,
@@ -74,6 +75,11 @@ impl Builder {
         Self { sockets: mode, ..self }
     }
 
+    /// The cgroup whose processes' sockets are served: the node's, unless this says otherwise.
+    pub fn cgroup(self, cgroup: &Path) -> Self {
+        Self { cgroup: cgroup.to_owned(), ..self }
+    }
+
     /// Takes Services from an API server.
     pub fn kubeconfig(mut self, file: &Path) -> Self {
         self.source = Source::Kubeconfig(file.to_owned());
@@ -106,7 +112,7 @@ impl Builder {
             Source::Kubeconfig(path) => command.arg("--kubeconfig").arg(path),
         };
         command.args(["--hostname-override", self.node.name(), "--cluster-cidr", CLUSTER_CIDR]);
-        command.arg("--cgroup").arg(self.node.cgroup()).args(["--socket-lb", self.sockets]).args(&self.args);
+        command.arg("--cgroup").arg(&self.cgroup).args(["--socket-lb", self.sockets]).args(&self.args);
         let log = File::options().append(true).create(true).open(&self.log);
         command.stderr(log.context("opening the daemon's log")?).stdout(Stdio::null());
         Ok(command)
@@ -135,6 +141,7 @@ impl Daemon {
             binary: binary(),
             node: node.clone(),
             source: Source::Manifests(bed.manifests().path().to_owned()),
+            cgroup: node.cgroup().to_owned(),
             sockets: "host",
             args: Vec::new(),
             log: bed.files().join(format!("shunt-{}-{number}.log", node.name())),

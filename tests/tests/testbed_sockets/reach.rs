@@ -127,3 +127,33 @@ fn sockets_are_left_alone_where_nobody_asks() {
     daemon.terminate().unwrap();
     daemon.cleanup().unwrap();
 }
+
+/// Pods and clients outside are served all the same, and the log says who is not.
+#[test]
+fn pods_are_served_where_sockets_cannot_be() {
+    if gate::skip(gate::DAEMON) {
+        return;
+    }
+    let scene = Scene::build(Cni::Routed);
+    let node = scene.bed.node(0);
+    let pod = node.pod("a").unwrap();
+    let mut cases = Cases::new();
+    let off = Daemon::on(node, &scene.bed).sockets("off");
+    let elsewhere = Daemon::on(node, &scene.bed).sockets("auto").cgroup(scene.bed.files());
+    for (why, builder) in [("off", off), ("a folder that is no cgroup", elsewhere)] {
+        let mut daemon = builder.start().unwrap();
+        for family in Family::ALL {
+            let to = Dialled::ClusterIp.at(node, family, Backend::Remote.number());
+            cases.run(format!("{why}: a pod, {family}"), || reaches(&pod, to, Socket::Tcp, Backend::Remote));
+            let to = Dialled::NodePort.at(node, family, Backend::Local.number());
+            cases.run(format!("{why}: a client outside, {family}"), || reaches(scene.bed.client(), to, Socket::Tcp, Backend::Local));
+        }
+        cases.run(format!("{why}: the log says so"), || {
+            let (log, what) = (daemon.log(), "processes of the node and hostNetwork pods do not reach Services");
+            ensure!(log.matches(what).count() == 1, "the log is {log}");
+            Ok(())
+        });
+        daemon.terminate().unwrap();
+    }
+    cases.finish();
+}
