@@ -167,7 +167,20 @@ mod tests {
     #[test]
     fn of_more_networks_than_fit_the_first_ones_count() {
         let all = networks(&["10.5.0.0/16", "10.1.0.0/16", "10.4.0.0/16", "10.3.0.0/16", "10.2.0.0/16", "fd00::/64"]);
-        assert_eq!(overflow(&all), [IpNet::from("10.5.0.0/16".parse::<ipnet::Ipv4Net>().unwrap())]);
+        assert_eq!(overflow(&all), ["10.5.0.0/16".parse().unwrap()]);
+        let of_both = [
+            "10.1.0.0/16",
+            "10.2.0.0/16",
+            "10.3.0.0/16",
+            "10.4.0.0/16",
+            "10.5.0.0/16",
+            "fd01::/64",
+            "fd02::/64",
+            "fd03::/64",
+            "fd04::/64",
+            "fd05::/64",
+        ];
+        assert_eq!(overflow(&networks(&of_both)), ["10.5.0.0/16", "fd05::/64"].map(|text| text.parse().unwrap()));
         let row = row::<V4>(&all, None);
         assert_eq!([is_in(&row, "10.4.0.1")[1], is_in(&row, "10.5.0.1")[1]], [true, false]);
     }
