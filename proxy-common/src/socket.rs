@@ -81,20 +81,6 @@ pub struct SocketPeer<F: Family> {
 pod!(SocketPeer<V4>: 32 { dialled, addr, dialled_port, port, backend, service, last_used, connected, reserved });
 pod!(SocketPeer<V6>: 56 { dialled, addr, dialled_port, port, backend, service, last_used, connected, reserved });
 
-impl<F: Family> SocketPeer<F> {
-    /// What the process dialled.
-    #[inline(always)]
-    pub const fn what_was_dialled(&self) -> (F::Addr, Port) {
-        (self.dialled, self.dialled_port)
-    }
-
-    /// Where its packets go.
-    #[inline(always)]
-    pub const fn backend(&self) -> (F::Addr, Port) {
-        (self.addr, self.port)
-    }
-}
-
 /// Whose sockets are served where they call: a set, of which programs are told when they are loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sockets(pub u32);

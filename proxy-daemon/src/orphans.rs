@@ -6,7 +6,7 @@
 //! A socket can be closed from within its network namespace only: the node's comes first, for most are there, and pods' are visited when some are left.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     net::SocketAddr,
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread,
@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use bytemuck::Pod;
-use proxy_common::{Address as _, Family, Protocol, SocketKey, SocketPeer, V4, V6};
+use proxy_common::{Address as _, Family, Protocol, SocketKey, SocketPeer};
 
 use crate::{
     maps::{Error, KernelMaps, Pins, SocketTable},
@@ -38,9 +38,13 @@ pub fn spawn(pins: &Pins) -> Result<SyncSender<()>> {
 
 fn run(mut maps: KernelMaps, goings: &Receiver<()>) {
     loop {
-        // And once more: a call that had chosen the backend just before may note it just afterwards.
-        for _ in 0..2 {
-            look(&mut maps);
+        // Twice: a call that had chosen the backend just before may note it just afterwards, and connect after that.
+        for look in [Look::First, Look::Last] {
+            match close(&mut maps, look) {
+                Ok(0) => {}
+                Ok(closed) => tracing::info!(closed, "closed UDP sockets whose backend has gone"),
+                Err(error) => tracing::warn!(error = format!("{error:#}"), "UDP sockets whose backend has gone could not be closed"),
+            }
             thread::sleep(REST);
         }
         if goings.recv().is_err() {
@@ -49,62 +53,71 @@ fn run(mut maps: KernelMaps, goings: &Receiver<()>) {
     }
 }
 
-fn look(maps: &mut KernelMaps) {
-    match close(maps) {
-        Ok(0) => {}
-        Ok(closed) => tracing::info!(closed, "closed UDP sockets whose backend has gone"),
-        Err(error) => tracing::warn!(error = format!("{error:#}"), "UDP sockets whose backend has gone could not be closed"),
+/// Which look at the table it is since a backend has gone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// Another one follows.
+    First,
+    /// What is nowhere has been closed or connected to something else.
+    Last,
+}
+
+/// Closes what has to be, and removes its entries. Yields how many sockets it were.
+fn close(maps: &mut KernelMaps, look: Look) -> Result<usize> {
+    let (v4, v6) = (find(maps, &maps.sockets4)?, find(maps, &maps.sockets6)?);
+    let all: BTreeSet<_> = v4.iter().map(Orphan::socket).chain(v6.iter().map(Orphan::socket)).collect();
+    let mut left = all.clone();
+    let mut result = Ok(());
+    if !left.is_empty() {
+        result = net::close_udp(&mut left).context("closing sockets");
+    }
+    if !left.is_empty() {
+        result = net::in_each_other(|| net::close_udp(&mut left)).context("closing pods' sockets").and(result);
+    }
+    let is_over = |socket| !left.contains(&socket) || look == Look::Last && result.is_ok();
+    forget(&mut maps.sockets4, v4.into_iter().filter(|orphan| is_over(orphan.socket())))?;
+    forget(&mut maps.sockets6, v6.into_iter().filter(|orphan| is_over(orphan.socket())))?;
+    result.map(|()| all.len() - left.len())
+}
+
+/// A socket that was connected to a backend which has gone, by its entry.
+struct Orphan<F: Family> {
+    key: SocketKey<F>,
+    peer: SocketPeer<F>,
+}
+
+impl<F: Family> Orphan<F> {
+    /// The socket and the backend.
+    fn socket(&self) -> (u64, SocketAddr) {
+        (self.key.cookie, SocketAddr::new(self.peer.addr.to_ip(), self.peer.port.to_host()))
     }
 }
 
-/// What is to be closed, and by which entries it is known.
-#[derive(Default)]
-struct Orphans {
-    v4: Vec<SocketKey<V4>>,
-    v6: Vec<SocketKey<V6>>,
-    peers: BTreeMap<u64, SocketAddr>,
-}
-
-fn close(maps: &mut KernelMaps) -> Result<usize> {
-    let mut orphans = Orphans::default();
-    find(maps, &maps.sockets4, &mut orphans.v4, &mut orphans.peers)?;
-    find(maps, &maps.sockets6, &mut orphans.v6, &mut orphans.peers)?;
-    let Orphans { v4, v6, mut peers } = orphans;
-    if peers.is_empty() {
-        return Ok(0);
-    }
-    let all = peers.len();
-    net::close_udp(&mut peers).context("closing sockets")?;
-    if !peers.is_empty() {
-        let in_pod = || net::close_udp(&mut peers).map(|_| !peers.is_empty());
-        let entered = net::in_each_other(in_pod).context("closing pods' sockets")?;
-        if entered == 0 {
-            tracing::debug!(
-                sockets = peers.len(),
-                "no other network namespace is seen here, where they may be: /run/netns of the node shows pods'"
-            );
-        }
-    }
-    v4.iter().try_for_each(|key| maps.sockets4.remove(key))?;
-    v6.iter().try_for_each(|key| maps.sockets6.remove(key))?;
-    Ok(all - peers.len())
-}
-
-fn find<F: Family>(
-    maps: &KernelMaps,
-    sockets: &SocketTable<F>,
-    keys: &mut Vec<SocketKey<F>>,
-    peers: &mut BTreeMap<u64, SocketAddr>,
-) -> Result<(), Error>
+fn find<F: Family>(maps: &KernelMaps, sockets: &SocketTable<F>) -> Result<Vec<Orphan<F>>, Error>
 where
     SocketKey<F>: Pod,
     SocketPeer<F>: Pod,
 {
+    let mut orphans = Vec::new();
     sockets.walk(|key, peer| {
         if peer.connected != 0 && key.protocol == Protocol::Udp.to_wire() && !maps.lives(peer.backend)? {
-            keys.push(*key);
-            peers.insert(key.cookie, SocketAddr::new(peer.addr.to_ip(), peer.port.to_host()));
+            orphans.push(Orphan { key: *key, peer: *peer });
         }
         Ok(())
-    })
+    })?;
+    Ok(orphans)
+}
+
+/// Removes entries, but those that are of another connection now: who hears that his socket was aborted may use it again at once.
+fn forget<F: Family>(sockets: &mut SocketTable<F>, orphans: impl Iterator<Item = Orphan<F>>) -> Result<(), Error>
+where
+    SocketKey<F>: Pod,
+    SocketPeer<F>: Pod,
+{
+    for Orphan { key, peer } in orphans {
+        if sockets.get(&key).is_some_and(|now| now.backend == peer.backend) {
+            sockets.remove(&key)?;
+        }
+    }
+    Ok(())
 }

@@ -74,7 +74,8 @@ async fn serve(config: Config) -> Result<()> {
         netns: datapath::netns_cookie()?.unwrap_or(0),
         bpf_log: config.bpf_log,
     };
-    let mut loaded = datapath::load(&pins, options)?;
+    let (mut loaded, options) = load(&pins, options)?;
+    let hooks = hooks.filter(|_| options.sockets != Sockets::NONE);
     let kernel = KernelMaps::open(&pins)?;
     filter::mark_all(&kernel)?;
     let (node_ips, node_ips_seen) = watch::channel(node_ips_before(&kernel, &pins, &config.node_name)?);
@@ -106,6 +107,19 @@ async fn serve(config: Config) -> Result<()> {
         result = control.run() => result,
         error = devices.ended() => Err(error),
         never = admin::serve(&config.socket, async |request| answer(&mut exchanger, request).await) => match never {},
+    }
+}
+
+/// Loads the programs, without those of sockets where the kernel does not take these: everybody else is served all the same.
+fn load(pins: &Pins, options: datapath::Options) -> Result<(datapath::Datapath, datapath::Options)> {
+    match datapath::load(pins, options) {
+        Err(error) if options.sockets != Sockets::NONE => {
+            let options = datapath::Options { sockets: Sockets::NONE, ..options };
+            let loaded = datapath::load(pins, options)?;
+            warn_of_sockets(&error);
+            Ok((loaded, options))
+        }
+        loaded => loaded.map(|loaded| (loaded, options)),
     }
 }
 

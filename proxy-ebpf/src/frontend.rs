@@ -53,12 +53,9 @@ pub(crate) fn at<F: Ip>(key: &FrontendKey<F>) -> Option<FrontendRef> {
 /// Chooses a backend for a packet of no known flow to a frontend.
 ///
 /// A process of the node may have been given a node port for a connection of its own, where the kernel's range of such ports has node ports in it:
-/// answers to it are none of a Service's (connection tracking knows them for kube-proxy). Nor is what a socket was given for a Service already.
+/// answers to it are none of a Service's (connection tracking knows them for kube-proxy).
 #[inline(always)]
 pub fn choose<F: Ip, C: PacketCtx>(ctx: &C, packet: &Packet<F>, frontend: FrontendRef, scope: Scope) -> Step<Choice<F>> {
-    if scope == Scope::Internal && ctx.was_given::<F>(&packet.tuple, packet.protocol) {
-        return Err(End::pass(Reason::NoService));
-    }
     let client = packet.tuple.src;
     let row = read(frontend.row, scope).ok_or(End::pass(Reason::NoService))?;
     // What begins a connection is no answer.

@@ -36,7 +36,7 @@ static SHUNT_SOCKETS: u32 = 0;
 #[unsafe(no_mangle)]
 static SHUNT_NETNS: u64 = 0;
 
-/// Whether programs can say why a call fails (5.18): 1 if so.
+/// Whether programs can say why a call fails (6.1): 1 if so.
 #[unsafe(no_mangle)]
 static SHUNT_SET_RETVAL: u32 = 0;
 

@@ -71,8 +71,8 @@ pub fn dial<F: Ip>(caller: &Caller, dialled: Peer<F>, call: Call) -> Answer<F> {
         return Answer::Leave;
     }
     let answer = answer_to::<F>(caller, dialled, call);
-    if call == Call::Connect && !matches!(answer, Answer::Go(_)) {
-        // It may have been connected to a backend before.
+    if call == Call::Connect && matches!(answer, Answer::Leave) {
+        // It may have been connected to a backend before. A call that fails changes nothing.
         release::<F>(caller.cookie, caller.protocol);
     }
     answer
@@ -118,82 +118,92 @@ impl Caller {
 /// What a process is shown where the kernel says that it hears from, or speaks to, `peer`.
 #[inline(always)]
 pub fn shown<F: Ip>(caller: &Caller, peer: Peer<F>) -> Option<Peer<F>> {
-    entry_of::<F>(caller.cookie, caller.protocol, peer).map(|entry| entry.what_was_dialled())
-}
-
-/// Whether this is a socket that was given `peer` for what it dialled.
-#[inline(always)]
-pub fn was_given<F: Ip>(cookie: u64, protocol: Protocol, peer: Peer<F>) -> bool {
-    entry_of::<F>(cookie, protocol, peer).is_some()
-}
-
-/// The entry that has `peer` for a backend.
-#[inline(always)]
-fn entry_of<F: Ip>(cookie: u64, protocol: Protocol, peer: Peer<F>) -> Option<SocketPeer<F>> {
-    let first = F::sockets().get_ptr(&SocketKey::first(cookie, protocol)).map(read);
+    let first = F::sockets().get_ptr(&SocketKey::first(caller.cookie, caller.protocol));
     if let Some(first) = first
-        && first.backend() == peer
+        && backend(first) == peer
     {
-        return Some(first);
+        return Some(what_was_dialled(first));
     }
     // Only datagrams go to more than one.
-    if protocol != Protocol::Udp {
+    if caller.protocol != Protocol::Udp {
         return None;
     }
-    F::sockets().get_ptr(&SocketKey::new(cookie, peer, protocol, Toward::Process)).map(read)
+    F::sockets().get_ptr(&SocketKey::new(caller.cookie, peer, caller.protocol, Toward::Process)).map(what_was_dialled)
 }
 
-/// An entry by copy: other CPUs may write it.
+/// Reads a field of an entry, once.
+macro_rules! field {
+    ($entry:ident.$field:ident) => {{
+        // SAFETY: an entry stays readable while the program runs.
+        let place = unsafe { &raw const (*$entry).$field };
+        // SAFETY: an aligned field. Other CPUs may write it, hence volatile.
+        unsafe { core::ptr::read_volatile(place) }
+    }};
+}
+
 #[inline(always)]
-fn read<F: Ip>(entry: *const SocketPeer<F>) -> SocketPeer<F> {
-    // SAFETY: an entry stays readable while the program runs.
-    unsafe { core::ptr::read_volatile(entry) }
+fn what_was_dialled<F: Ip>(entry: *const SocketPeer<F>) -> Peer<F> {
+    (field!(entry.dialled), field!(entry.dialled_port))
+}
+
+#[inline(always)]
+fn backend<F: Ip>(entry: *const SocketPeer<F>) -> Peer<F> {
+    (field!(entry.addr), field!(entry.port))
+}
+
+#[inline(always)]
+fn is_connected<F: Ip>(entry: *const SocketPeer<F>) -> bool {
+    field!(entry.connected) != 0
 }
 
 /// Where the last datagram to what is dialled went, if that is still the same service's and the backend lives.
 #[inline(always)]
 fn known<F: Ip>(caller: &Caller, dialled: Peer<F>, service: ServiceId) -> Option<Peer<F>> {
-    if let Some(place) = F::sockets().get_ptr_mut(&SocketKey::first(caller.cookie, caller.protocol)) {
-        let first = read(place);
-        // Whether it is connected or not: one that is not any more still hears nobody else, if it is of IPv6.
-        if first.what_was_dialled() == dialled {
-            return still(place, &first, service);
+    if let Some(first) = F::sockets().get_ptr_mut(&SocketKey::first(caller.cookie, caller.protocol)) {
+        // A connected socket of IPv6 that speaks IPv4: the kernel asks with each datagram, and says the backend.
+        if is_connected(first) && backend(first) == dialled {
+            return Some(dialled);
+        }
+        // Connected or not: of a socket of IPv6 that is not any more, the kernel still takes nobody else's datagrams.
+        if what_was_dialled(first) == dialled && is_of_use(first, service) {
+            return Some(backend(first));
         }
     }
-    let place = F::sockets().get_ptr_mut(&SocketKey::new(caller.cookie, dialled, caller.protocol, Toward::Backend))?;
-    let further = read(place);
-    let backend = still(place, &further, service)?;
-    let back = SocketKey::new(caller.cookie, backend, caller.protocol, Toward::Process);
-    match F::sockets().get_ptr_mut(&back) {
-        Some(answers) => touch(answers, further.last_used),
-        // Evicted.
-        None => _ = insert::<F>(&back, &further, BPF_ANY),
+    let further = F::sockets().get_ptr_mut(&SocketKey::new(caller.cookie, dialled, caller.protocol, Toward::Backend))?;
+    if !is_of_use(further, service) {
+        return None;
     }
-    Some(backend)
+    let back = SocketKey::new(caller.cookie, backend(further), caller.protocol, Toward::Process);
+    match F::sockets().get_ptr_mut(&back) {
+        Some(answers) => touch(answers),
+        // Evicted.
+        None => _ = insert::<F>(&back, further, BPF_ANY),
+    }
+    Some(backend(further))
 }
 
 /// Whether an entry is of a socket that sends datagrams to whom it likes, and sends by it to what is dialled.
 #[inline(always)]
-fn sends_to<F: Ip>(entry: &SocketPeer<F>, dialled: Peer<F>) -> bool {
-    entry.connected == 0 && entry.what_was_dialled() == dialled
+fn sends_to<F: Ip>(entry: *const SocketPeer<F>, dialled: Peer<F>) -> bool {
+    !is_connected(entry) && what_was_dialled(entry) == dialled
 }
 
-/// The backend of an entry, which is in use then.
+/// Whether an entry still says a backend of the service. It is in use then.
 #[inline(always)]
-fn still<F: Ip>(place: *mut SocketPeer<F>, entry: &SocketPeer<F>, service: ServiceId) -> Option<Peer<F>> {
-    if entry.service != service || !lives(entry.backend) {
+fn is_of_use<F: Ip>(entry: *mut SocketPeer<F>, service: ServiceId) -> bool {
+    if field!(entry.service) != service || !lives(field!(entry.backend)) {
         count(Reason::BackendGone);
-        return None;
+        return false;
     }
-    touch(place, entry.last_used);
-    Some(entry.backend())
+    touch(entry);
+    true
 }
 
 /// Notes that an entry is in use, once in a second.
 #[inline(always)]
-fn touch<F: Ip>(entry: *mut SocketPeer<F>, last_used: u32) {
+fn touch<F: Ip>(entry: *mut SocketPeer<F>) {
     let now = now();
-    if now.wrapping_sub(last_used) >= settings::hz() {
+    if now.wrapping_sub(field!(entry.last_used)) >= settings::hz() {
         // SAFETY: a field of an entry, which stays readable while the program runs.
         let place = unsafe { &raw mut (*entry).last_used };
         // SAFETY: an aligned word; the last writer wins.
@@ -226,7 +236,12 @@ fn choose<F: Ip>(caller: &Caller, frontend: FrontendRef) -> Step<Backend<F>> {
     }
     // SAFETY: a helper without arguments.
     let hash = unsafe { bpf_get_prandom_u32() };
-    frontend::pick(frontend, &row, client, hash)
+    let backend = frontend::pick(frontend, &row, client, hash)?;
+    // What is a Service, too, its packets would dial, and nothing is to be translated twice.
+    if !caller.is_host && find::<F>((backend.addr, backend.port), caller.protocol).is_some() {
+        return Err(End::pass(Reason::NoService));
+    }
+    Ok(backend)
 }
 
 /// Whether more is to be done for a pod than to give it a backend.
@@ -256,14 +271,14 @@ fn node_address<F: Ip>() -> F::Addr {
 
 /// Remembers which backend a socket has: where it goes on sending to it, and for whoever asks what was dialled.
 #[inline(always)]
-fn record<F: Ip>(caller: &Caller, backend: &Backend<F>, dialled: Peer<F>, call: Call) {
+fn record<F: Ip>(caller: &Caller, chosen: &Backend<F>, dialled: Peer<F>, call: Call) {
     let entry = SocketPeer::<F> {
         dialled: dialled.0,
-        addr: backend.addr,
+        addr: chosen.addr,
         dialled_port: dialled.1,
-        port: backend.port,
-        backend: backend.reference,
-        service: backend.owner,
+        port: chosen.port,
+        backend: chosen.reference,
+        service: chosen.owner,
         last_used: now(),
         connected: u32::from(call == Call::Connect),
         reserved: 0,
@@ -272,23 +287,25 @@ fn record<F: Ip>(caller: &Caller, backend: &Backend<F>, dialled: Peer<F>, call: 
     let first = SocketKey::first(caller.cookie, caller.protocol);
     let key = |peer, toward| SocketKey::<F>::new(caller.cookie, peer, caller.protocol, toward);
     if call == Call::Connect {
-        insert(&first, &entry, BPF_ANY);
-    } else if let Some(held) = F::sockets().get_ptr(&first).map(read)
-        && sends_to(&held, dialled)
+        insert(&first, &raw const entry, BPF_ANY);
+    } else if let Some(held) = F::sockets().get_ptr(&first)
+        && sends_to(held, dialled)
     {
         // What the one before may still answer is shown as until now.
-        insert(&key(held.backend(), Toward::Process), &held, BPF_ANY);
-        insert(&first, &entry, BPF_ANY);
-    } else if !insert(&first, &entry, BPF_NOEXIST) {
-        insert(&key(dialled, Toward::Backend), &entry, BPF_ANY);
-        insert(&key(entry.backend(), Toward::Process), &entry, BPF_ANY);
+        insert(&key(backend(held), Toward::Process), held, BPF_ANY);
+        insert(&first, &raw const entry, BPF_ANY);
+    } else if !insert(&first, &raw const entry, BPF_NOEXIST) {
+        insert(&key(dialled, Toward::Backend), &raw const entry, BPF_ANY);
+        insert(&key((entry.addr, entry.port), Toward::Process), &raw const entry, BPF_ANY);
     }
     count(Reason::SocketDialled);
-    count_flow(backend.owner);
+    count_flow(chosen.owner);
 }
 
 #[inline(always)]
-fn insert<F: Ip>(key: &SocketKey<F>, entry: &SocketPeer<F>, flags: u32) -> bool {
+fn insert<F: Ip>(key: &SocketKey<F>, entry: *const SocketPeer<F>, flags: u32) -> bool {
+    // SAFETY: an entry of the map or on the stack, either of which the kernel reads as a whole.
+    let entry = unsafe { &*entry };
     F::sockets().insert(key, entry, u64::from(flags)).is_ok()
 }
 

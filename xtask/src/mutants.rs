@@ -138,16 +138,16 @@ const MUTANTS: &[Mutant] = &[
 /// The same of what is met by sockets, which tests on a testbed see.
 const SOCKET_MUTANTS: &[Mutant] = &[
     mutant("sock.rs", "        if !caller.is_host {\n            return Answer::Leave;\n        }", ""),
-    mutant("sock.rs", "if first.what_was_dialled() == dialled {", "if true {"),
-    mutant("sock.rs", "if entry.service != service || !lives(entry.backend) {", "if false {"),
-    mutant("sock.rs", "&& first.backend() == peer", "&& true"),
+    mutant("sock.rs", "if what_was_dialled(first) == dialled && is_of_use", "if is_of_use"),
+    mutant("sock.rs", "if field!(entry.service) != service || !lives(field!(entry.backend)) {", "if false {"),
+    mutant("sock.rs", "&& backend(first) == peer", "&& true"),
     mutant("sock.rs", "        release::<F>(caller.cookie, caller.protocol);", ""),
     mutant("sock.rs", "is_for_packets(&row) || namespace", "namespace"),
     mutant("sock.rs", "is_for_packets(&row) || namespace::has_rules::<F>()", "is_for_packets(&row)"),
     mutant("sock.rs", "        Err(end) if caller.is_host => answer(end),\n", ""),
-    mutant("sock.rs", "insert(&key(held.backend(), Toward::Process), &held, BPF_ANY);", ""),
+    mutant("sock.rs", "insert(&key(backend(held), Toward::Process), held, BPF_ANY);", ""),
     mutant("sock.rs", "connected: u32::from(call == Call::Connect),", "connected: 0,"),
-    mutant("sock.rs", "&& sends_to(&held, dialled)", "&& held.what_was_dialled() == dialled"),
+    mutant("sock.rs", "&& sends_to(held, dialled)", "&& what_was_dialled(held) == dialled"),
     mutant("sock.rs", "if row.flags.has(RowFlags::SOURCE_RANGES) && !frontend::may_use", "if false && !frontend::may_use"),
     mutant("sock.rs", "else { served.serve_pods(self.protocol) }", "else { true }"),
     mutant("namespace.rs", "if F::IPV6 { at.rules_v6 } else { at.rules_v4 }", "at.rules_v4"),
@@ -155,7 +155,9 @@ const SOCKET_MUTANTS: &[Mutant] = &[
     mutant("entry/cgroup.rs", "        sock::release::<V6>(cookie, protocol);\n", ""),
     mutant("entry/cgroup.rs", "if settings::sets_retval() {", "if false {"),
     mutant("entry/cgroup.rs", "a == 0 && b == 0 && c ==", "a == 0 && b == 1 && c =="),
-    mutant("frontend.rs", "if scope == Scope::Internal && ctx.was_given", "if false && ctx.was_given"),
+    mutant("sock.rs", "if !caller.is_host && find::<F>((backend.addr", "if false && find::<F>((backend.addr"),
+    mutant("sock.rs", "if is_connected(first) && backend(first) == dialled {", "if false {"),
+    mutant("sock.rs", "matches!(answer, Answer::Leave)", "!matches!(answer, Answer::Go(_))"),
 ];
 
 /// The tests of packets that take longest.

@@ -176,7 +176,7 @@ impl Options {
     }
 }
 
-/// Whether programs of sockets can say why a call fails (5.18). Where that is not known they do not.
+/// Whether programs of sockets can say why a call fails (6.1). Where that is not known they do not.
 fn sets_retval() -> bool {
     is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval).unwrap_or(false)
 }

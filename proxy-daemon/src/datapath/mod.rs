@@ -5,6 +5,7 @@
 
 mod attach;
 mod btf;
+mod cgroup_link;
 mod checksum;
 mod claim;
 mod clock;

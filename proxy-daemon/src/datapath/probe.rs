@@ -18,6 +18,7 @@ use super::{
     namespace::NamespaceOffsets,
     sockets::netns_cookie,
 };
+use crate::net;
 
 /// Something of the kernel that Shunt uses.
 #[derive(Debug)]
@@ -72,9 +73,15 @@ pub fn features() -> Vec<Feature> {
         used("namespaces", "5.8", "leaves pods' sockets alone", Ok(NamespaceOffsets::of_this_kernel().is_some())),
         used(
             "set_retval",
-            "5.18",
+            "6.1",
             "has calls fail with EPERM where nobody serves",
             has_helpers(ProgramType::CgroupSockAddr, &[BpfHelper::BPF_FUNC_set_retval]),
+        ),
+        used(
+            "close_sockets",
+            "4.9",
+            "leaves connected UDP sockets on backends that have gone",
+            net::closes_udp().context("asking with a socket that is not there"),
         ),
         used("netns_cookie", "5.14", "takes the first network namespace for the node's", netns_cookie().map(|cookie| cookie.is_some())),
         used("ring_buffers", "5.8", "cannot run with --bpf-log", is_map_supported(MapType::RingBuf).map_err(Into::into)),

@@ -1,19 +1,19 @@
 //! The programs of sockets at a cgroup: attached by links that are pinned, so that they go on without the daemon.
-//!
-//! A program is exchanged by attaching the next one before the one of before goes. In between both run, one after the other: what the first one has
-//! given a backend is nothing that the second one knows.
 
 use std::{
     fs::{self, File},
     io,
-    os::fd::AsRawFd as _,
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, Program, links::FdLink};
 
-use super::load::Datapath;
+use super::{cgroup_link::CgroupLink, load::Datapath};
 use crate::maps::{Pins, names_in};
 
 /// What is heard comes before what is said: what is given a backend must be shown as it was dialled.
@@ -49,20 +49,39 @@ impl Hooks {
 
     /// Attaches those that somebody has taken off. Yields how many.
     pub(super) fn restore(&self, datapath: &mut Datapath, pins: &Pins) -> Result<usize> {
-        let missing: Vec<&str> = PROGRAMS.into_iter().filter(|name| !pins.socket_link(name).exists()).collect();
-        missing.iter().try_for_each(|name| self.put_one(datapath, pins, name))?;
-        Ok(missing.len())
+        let mut missing = 0;
+        for name in PROGRAMS {
+            if self.link_here(&pins.socket_link(name))?.is_none() {
+                self.put_one(datapath, pins, name)?;
+                missing += 1;
+            }
+        }
+        Ok(missing)
     }
 
+    /// Exchanges the program of the link that is pinned, or attaches it anew, the link to another cgroup going only afterwards.
     fn put_one(&self, datapath: &mut Datapath, pins: &Pins, name: &str) -> Result<()> {
         let attaching = || format!("attaching {name} to {}", self.cgroup.display());
+        let pin = pins.socket_link(name);
+        let program = datapath.loaded(name)?;
+        if let Some(link) = self.link_here(&pin)? {
+            return link.exchange(program.fd()?.as_fd()).with_context(|| format!("exchanging the program of {}", pin.display()));
+        }
         let cgroup = File::open(&self.cgroup).with_context(attaching)?;
-        let link = attach(datapath.loaded(name)?, &cgroup).with_context(attaching)?;
+        let link = attach(program, &cgroup).with_context(attaching)?;
         // A dot is nothing that a BPF file system has in a name.
-        let [pin, next] = [pins.socket_link(name), pins.socket_link(&format!("{name}-next"))];
+        let next = pins.socket_link(&format!("{name}-next"));
         remove(&next)?;
         drop(link.pin(&next).with_context(|| format!("pinning {}", next.display()))?);
         fs::rename(&next, &pin).with_context(|| format!("pinning {}", pin.display()))
+    }
+
+    /// The link that is pinned there, if it is one to this cgroup.
+    fn link_here(&self, pin: &Path) -> Result<Option<CgroupLink>> {
+        let Some(link) = CgroupLink::pinned(pin).with_context(|| format!("opening {}", pin.display()))? else { return Ok(None) };
+        let cgroup = fs::metadata(&self.cgroup).with_context(|| format!("looking for {}", self.cgroup.display()))?.ino();
+        let is_here = link.cgroup().with_context(|| format!("asking where {} is attached", pin.display()))? == cgroup;
+        Ok(is_here.then_some(link))
     }
 }
 

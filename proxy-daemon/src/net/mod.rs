@@ -34,7 +34,7 @@ pub use self::{
     glob::Glob,
     namespaces::in_each_other,
     ports::{NODE_PORTS, SnatPorts},
-    sock_diag::close_udp,
+    sock_diag::{close_udp, closes_udp},
 };
 
 /// Why the network cannot be followed.

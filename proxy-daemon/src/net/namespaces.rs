@@ -10,25 +10,22 @@ const NAMES: [&str; 2] = ["/run/netns", "/run/docker/netns"];
 const PROCESSES: &str = "/proc";
 const OWN: &str = "/proc/thread-self/ns/net";
 
-/// Does something in each network namespace but the calling thread's own, as long as there is something to do there. What cannot be entered, or has
-/// gone meanwhile, is passed over. Yields how many were entered.
-pub fn in_each_other(mut work: impl FnMut() -> io::Result<bool>) -> io::Result<usize> {
+/// Does something in each network namespace but the calling thread's own. What cannot be entered, or has gone meanwhile, is passed over; what fails in
+/// one does not keep the others. Yields how many were entered.
+pub fn in_each_other(mut work: impl FnMut() -> io::Result<()>) -> io::Result<usize> {
     let own = fs::File::open(OWN)?;
-    let mut entered = 0;
+    let (mut entered, mut result) = (0, Ok(()));
     for place in others(&own)? {
         let Ok(namespace) = fs::File::open(place) else { continue };
         if setns(namespace, CloneFlags::CLONE_NEWNET).is_err() {
             continue;
         }
-        let more = work();
+        result = work().and(result);
         // Whatever came of it: this thread has work to do at home.
         setns(&own, CloneFlags::CLONE_NEWNET)?;
         entered += 1;
-        if !more? {
-            break;
-        }
     }
-    Ok(entered)
+    result.map(|()| entered)
 }
 
 /// A place in the file system for each.

@@ -1,6 +1,6 @@
 //! Closes sockets of this network namespace in their owners' place (`SOCK_DESTROY`, since 4.5 where the kernel has it).
 
-use std::{collections::BTreeMap, io, net::SocketAddr};
+use std::{collections::BTreeSet, io, net::SocketAddr};
 
 use netlink_packet_sock_diag::{
     SockDiagDestroy, SockDiagMessage,
@@ -15,22 +15,39 @@ use rtnetlink::{
 };
 
 /// Closes the UDP sockets with these cookies that are connected to these peers, as far as they are in the network namespace of the calling thread:
-/// whoever waits for something there hears that the connection was aborted. Forgets those that it closes, and yields how many they were.
-pub fn close_udp(peers: &mut BTreeMap<u64, SocketAddr>) -> io::Result<usize> {
+/// whoever waits for something there hears that the connection was aborted. Takes out those that it closes; what fails for one does not keep the
+/// others.
+pub fn close_udp(sockets: &mut BTreeSet<(u64, SocketAddr)>) -> io::Result<()> {
     let socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.connect(&NetlinkAddr::new(0, 0))?;
-    let before = peers.len();
+    let mut result = Ok(());
     for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
         for id in connected(&socket, family, any)? {
-            let cookie = u64::from_ne_bytes(id.cookie);
-            // It may have been connected to something else since.
             let peer = SocketAddr::new(id.destination_address.to_canonical(), id.destination_port);
-            if peers.get(&cookie) == Some(&peer) && close(&socket, family, id)? {
-                peers.remove(&cookie);
+            let it = (u64::from_ne_bytes(id.cookie), peer);
+            // It may have been connected to something else since.
+            if !sockets.contains(&it) {
+                continue;
+            }
+            match close(&socket, family, id) {
+                Ok(true) => _ = sockets.remove(&it),
+                Ok(false) => {}
+                Err(error) => result = Err(error),
             }
         }
     }
-    Ok(before - peers.len())
+    result
+}
+
+/// Whether the kernel closes sockets for others (`CONFIG_INET_DIAG_DESTROY`): asked with one that is not there.
+pub fn closes_udp() -> io::Result<bool> {
+    let socket = Socket::new(NETLINK_SOCK_DIAG)?;
+    socket.connect(&NetlinkAddr::new(0, 0))?;
+    match close(&socket, AF_INET, SocketId { cookie: [0; 8], ..SocketId::new_v4() }) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn request(family: u8, socket_id: SocketId) -> SockDiagMessage {

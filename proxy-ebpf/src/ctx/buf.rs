@@ -79,10 +79,6 @@ impl<const N: usize> PacketCtx for BufCtx<N> {
         false
     }
 
-    fn was_given<F: Ip>(&self, _: &Tuple<F>, _: Protocol) -> bool {
-        false
-    }
-
     fn try_node_port<F: Ip>(&self, _: bool) -> bool {
         false
     }

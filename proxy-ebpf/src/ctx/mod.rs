@@ -66,9 +66,6 @@ pub trait PacketCtx {
     /// datagrams from anywhere at a connected socket.
     fn has_connection<F: Ip>(&self, tuple: &Tuple<F>, protocol: Protocol) -> bool;
 
-    /// Whether a packet with this tuple is one of a socket that was given where it goes to, for a Service that its process dialled.
-    fn was_given<F: Ip>(&self, tuple: &Tuple<F>, protocol: Protocol) -> bool;
-
     /// Takes the node's port that stands in the scratch room for the flow there, if it is free, or if that is enough, its connection over.
     fn try_node_port<F: Ip>(&self, if_over: bool) -> bool;
 

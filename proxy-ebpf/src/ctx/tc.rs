@@ -3,11 +3,11 @@
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT, bpf_adj_room_mode},
     helpers::generated::{
-        bpf_csum_diff, bpf_csum_update, bpf_get_socket_cookie, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_adjust_room,
-        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_vlan_pop,
+        bpf_csum_diff, bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_head,
+        bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_vlan_pop,
     },
 };
-use proxy_common::{Protocol, Sockets, Tuple, reason::Reason};
+use proxy_common::{Protocol, Tuple, reason::Reason};
 
 use super::{ETH_LEN, Hop, PacketCtx, Route, TRANSLATED_MARK, checksum, fib, socket, too_short};
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
         Ip,
         extensions::{self, ExtensionsWord},
     },
-    settings, sock,
+    settings,
     verdict::{End, Step},
 };
 
@@ -329,16 +329,6 @@ impl<const L2: bool> PacketCtx for TcCtx<L2> {
     fn has_connection<F: Ip>(&self, tuple: &Tuple<F>, protocol: Protocol) -> bool {
         // SAFETY: the context is the kernel's own.
         unsafe { socket::is_connection(self.skb.cast(), tuple, protocol) }
-    }
-
-    #[inline(always)]
-    fn was_given<F: Ip>(&self, tuple: &Tuple<F>, protocol: Protocol) -> bool {
-        if settings::sockets() == Sockets::NONE {
-            return false;
-        }
-        // SAFETY: the context is the kernel's own.
-        let cookie = unsafe { bpf_get_socket_cookie(self.skb.cast()) };
-        cookie != 0 && sock::was_given::<F>(cookie, protocol, (tuple.dst, tuple.dst_port))
     }
 
     #[inline(always)]

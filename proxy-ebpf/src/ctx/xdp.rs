@@ -123,12 +123,6 @@ impl PacketCtx for XdpCtx {
         unsafe { socket::is_connection(self.xdp.cast(), tuple, protocol) }
     }
 
-    /// What has come from outside has no socket.
-    #[inline(always)]
-    fn was_given<F: Ip>(&self, _: &Tuple<F>, _: Protocol) -> bool {
-        false
-    }
-
     #[inline(always)]
     fn try_node_port<F: Ip>(&self, _: bool) -> bool {
         false

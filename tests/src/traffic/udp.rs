@@ -45,6 +45,16 @@ impl UdpClient {
         Ok(Self { socket, to, connected: false, questions: 0 })
     }
 
+    /// Whom it asks.
+    pub fn to(&self) -> SocketAddr {
+        self.to
+    }
+
+    /// Asks another server from now on, by the same socket, which is not connected.
+    pub fn ask_other(&mut self, to: SocketAddr) {
+        self.to = to;
+    }
+
     /// Connects the same socket to another server.
     pub fn reconnect(&mut self, to: SocketAddr) -> io::Result<()> {
         self.socket.connect(to)?;

@@ -2,12 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::CString,
     io::{self, ErrorKind},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::{FromRawFd as _, OwnedFd},
     thread,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use proxy_daemon::maps::Pins;
 use serde_json::{Value, json};
 use shunt_tests::{
     Cases, Cni, Daemon, Family, Host, Netns, Node, Pod, Testbed,
@@ -87,9 +90,11 @@ fn the_rules_of_a_service_hold_for_processes_of_the_node() {
     cases.run("a socket of IPv6 that speaks IPv4", || rules.mapped());
     cases.run("all of loopback", || rules.loopback());
     cases.run("a sender moves when its backend has gone, and only then", || rules.sender_moves());
+    cases.run("a sender to two addresses of a service", || rules.two_addresses());
     cases.run("who is connected to a backend that has gone learns of it, and nobody else", || rules.orphans());
     cases.run("a socket that is closed leaves nothing behind", || rules.closed());
     cases.run("an address of the node itself is left to it", || rules.own_address());
+    cases.run("a program that somebody detaches is attached again", || rules.detached());
     cases.run("restarts under load", || rules.restarts());
     cases.finish();
 }
@@ -199,6 +204,27 @@ impl Rules {
         all_are("c")
     }
 
+    /// Each address has a backend of its own. Where that is the same one, nothing tells of which address an answer is.
+    fn two_addresses(&self) -> Result<()> {
+        let [b, c] = &self.pods;
+        self.publish(&[], &[b, c], || Ok(()))?;
+        let ask = |client: &mut UdpClient, to| {
+            client.ask_other(to);
+            anyhow::Ok(client.ask()?.server)
+        };
+        wait::until("a socket whose addresses have different backends", LIMIT, || {
+            let [one, other] = [addr::cluster_ips(9), addr::external_ips(9)].map(|addrs| addrs.at(Family::V4, PORT));
+            let mut client = self.node().netns().run(|| UdpClient::unconnected(one))?;
+            let servers = [ask(&mut client, one)?, ask(&mut client, other)?];
+            ensure!(servers[0] != servers[1], "both are {}", servers[0]);
+            for _ in 0..3 {
+                let again = [ask(&mut client, one)?, ask(&mut client, other)?];
+                assert_eq!(again, servers);
+            }
+            Ok(())
+        })
+    }
+
     fn orphans(&self) -> Result<()> {
         const EACH: usize = 100;
         let [b, c] = &self.pods;
@@ -233,6 +259,13 @@ impl Rules {
         for client in &mut on_c {
             let answer = client.ask()?;
             ensure!(answer.server == "c", "answered by {}", answer.server);
+        }
+        // Who has heard of it may connect the same socket again, and is known by that.
+        for client in &mut on_b {
+            let to = client.to();
+            client.reconnect(to)?;
+            let answer = client.ask()?;
+            ensure!(answer.server == "c" && client.peer()? == to, "answered by {}", answer.server);
         }
         on_b.clear();
         innocent.ask()?;
@@ -273,6 +306,24 @@ impl Rules {
         self.is(Dialled::NodePort, Socket::Tcp, Family::V4, "c")?;
         node.netns().ip(&format!("addr del {v4}/32 dev lo\naddr del {v6}/128 dev lo\n"))?;
         wait::until("the service again", LIMIT, || self.is(Dialled::ClusterIp, Socket::Tcp, Family::V6, "c"))
+    }
+
+    /// As `bpftool link detach` does: the pin stays, and the program is on nothing.
+    fn detached(&self) -> Result<()> {
+        const OBJ_GET: libc::c_int = 7;
+        const LINK_DETACH: libc::c_int = 34;
+        let pin = CString::new(Pins::new(self.daemon.bpffs()).socket_link("connect_v4").into_os_string().into_encoded_bytes())?;
+        // SAFETY: the path of a pin and zeros, which are this command's arguments, and outlive the call.
+        let link = unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET, &[pin.as_ptr() as u64, 0], 16) };
+        ensure!(link >= 0, "opening the link: {}", io::Error::last_os_error());
+        // SAFETY: the link, which is this command's argument.
+        let detached = unsafe { libc::syscall(libc::SYS_bpf, LINK_DETACH, &[u32::try_from(link)?], 4) };
+        ensure!(detached == 0, "detaching the link: {}", io::Error::last_os_error());
+        // SAFETY: nobody else has this descriptor.
+        drop(unsafe { OwnedFd::from_raw_fd(i32::try_from(link)?) });
+        let is_served = || self.is(Dialled::ClusterIp, Socket::Tcp, Family::V4, "c");
+        ensure!(is_served().is_err(), "the program is still there");
+        wait::until("the program again", LIMIT, is_served)
     }
 
     fn restarts(&mut self) -> Result<()> {

@@ -19,8 +19,8 @@ use shunt_tests::{
 pub(crate) const PORT: u16 = 80;
 pub(crate) const TARGET: u16 = 8080;
 pub(crate) const LIMIT: Duration = Duration::from_mins(1);
-/// A network namespace's cookie is told, and a call may fail for a reason (5.18).
-pub(crate) const NEEDS: &[Need] = &[Need::Kernel(5, 18)];
+/// A network namespace's cookie is told, and a call may fail for a reason (6.1).
+pub(crate) const NEEDS: &[Need] = &[Need::Kernel(6, 1)];
 
 /// Where the backend of a service is.
 #[derive(Clone, Copy, Debug, PartialEq)]
