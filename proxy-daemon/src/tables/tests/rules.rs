@@ -525,3 +525,24 @@ default/web:http/TCP is 1
 ";
     assert_eq!(pair.tables.dump(), expected);
 }
+
+#[test]
+fn a_cluster_ip_needs_room() {
+    let mut pair = Pair::new(Sizes { cluster_ips: 1, ..ROOMY });
+    pair.set("web", Some(&at_cluster_ip(A, Undefined::REFUSE))).unwrap();
+    let full = pair.set("other", Some(&at_cluster_ip(B, Undefined::REFUSE)));
+    assert!(matches!(full, Err(Error::Full { what: "IPv4 ClusterIPs", max: 1, .. })), "{full:?}");
+}
+
+/// No set has a backend twice: what is found so after a restart was never written as one.
+#[test]
+fn a_set_with_a_backend_twice_is_none() {
+    let mut pair = Pair::new(ROOMY);
+    pair.set("web", Some(&plan(&[A], [1, 2]))).unwrap();
+    let [first, second] = pair.kernel.slots4.keys().copied().collect::<Vec<_>>()[..] else { panic!("not two slots") };
+    let copy = pair.kernel.slots4[&first];
+    pair.kernel.slots4.insert(second, copy);
+    pair.restart(ROOMY);
+    // The backend by itself, and no set of two.
+    assert_eq!(pair.tables.usage().slots4.used, 1);
+}
