@@ -3,7 +3,7 @@
 //! The kernel keeps 15 bytes of a name. `docs/maps.md` has a row for each map: key, value, unit, writer, readers, eviction, memory.
 
 /// The version of all types in pinned maps. Maps of another version are not read: they are made anew beside the old ones.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// The most frontends of a family, unless the flag says otherwise.
 pub const DEFAULT_FRONTENDS: u32 = 65_536;
@@ -17,8 +17,12 @@ pub const DEFAULT_SERVICES: u32 = 32_768;
 pub const DEFAULT_SOURCES: u32 = 65_536;
 /// How many clients of services with session affinity are remembered, of each family.
 pub const DEFAULT_AFFINITY: u32 = 65_536;
-/// The most entries of sockets of a family, unless the flag says otherwise; a socket that sends datagrams has two for each peer, any other one.
+/// The most entries of sockets of a family, unless the flag says otherwise; a socket has one, and one that sends to several Services two more for each.
 pub const DEFAULT_SOCKETS: u32 = 65_536;
+/// How many sockets are remembered that have dialled from a network namespace that is not known yet.
+pub const DIALLING: u32 = 1024;
+/// How many network namespaces are known to be pods'.
+pub const POD_NAMESPACES: u32 = 4096;
 /// How many datagrams in fragments are under way, of each family.
 pub const FRAGMENTS: u32 = 8192;
 /// The most devices by which packets leave.
@@ -48,6 +52,10 @@ pub const FLOWS_V6: &str = "FLOWS_V6";
 pub const SOCKETS_V4: &str = "SOCKETS_V4";
 /// Sockets of IPv6 that were given a backend.
 pub const SOCKETS_V6: &str = "SOCKETS_V6";
+/// Sockets that have dialled a Service from a network namespace that is not known yet, by their cookies: the cookie of that namespace.
+pub const CALLERS: &str = "CALLERS";
+/// Network namespaces that are pods', by their cookies: a word that means nothing.
+pub const PODS: &str = "PODS";
 /// Who may use load balancer addresses of IPv4: a trie of `SourceKey`.
 pub const SOURCES_V4: &str = "SOURCES_V4";
 /// The same of IPv6.
@@ -92,7 +100,7 @@ pub const NODE: &str = "NODE";
 pub const NODE_IPS: &str = "NODE_IPS";
 
 /// Every map.
-pub const ALL: [&str; 32] = [
+pub const ALL: [&str; 34] = [
     FRONTENDS_V4,
     FRONTENDS_V6,
     FRONTEND_ROWS,
@@ -104,6 +112,8 @@ pub const ALL: [&str; 32] = [
     FLOWS_V6,
     SOCKETS_V4,
     SOCKETS_V6,
+    CALLERS,
+    PODS,
     SOURCES_V4,
     SOURCES_V6,
     AFFINITY_V4,

@@ -108,6 +108,7 @@ impl Sockets {
     }
 
     /// Whether any pods are served.
+    #[inline(always)]
     pub const fn serves_pods(self) -> bool {
         self.serve_pods(Protocol::Tcp) || self.serve_pods(Protocol::Udp)
     }

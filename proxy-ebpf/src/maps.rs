@@ -116,6 +116,14 @@ pub static FLOWS_V4: Flows<V4> = Flows::<V4>::new();
 #[btf_map]
 pub static FLOWS_V6: Flows<V6> = Flows::<V6>::new();
 
+/// Sockets that have dialled from a network namespace that is not known yet. Writers: programs of sockets; removed by a program of a pod's device.
+#[btf_map]
+pub static CALLERS: LruHashMap<u64, u64, { maps::DIALLING as usize }> = LruHashMap::new();
+
+/// Network namespaces that are pods'. Writers: programs of pods' devices.
+#[btf_map]
+pub static PODS: LruHashMap<u64, u32, { maps::POD_NAMESPACES as usize }> = LruHashMap::new();
+
 /// Sockets that were given a backend. Writers: programs of sockets, for each connect and for the first datagram to a peer; the daemon removes what is
 /// over. Readers: programs of sockets. Evicts what was used least recently.
 #[btf_map]

@@ -1,11 +1,42 @@
-//! The network namespace of the process that calls: whether it has rules of netfilter for what is sent there.
+//! The network namespace of the process that calls: whether it is a pod's, and whether it has rules of netfilter for what is sent there.
+//!
+//! A machine has network namespaces that are no pods': those of containers that something else runs, or of a cluster within a pod, whose Services may
+//! have the very addresses of ours. What they send comes by no pod's device as it left them. So a namespace counts as a pod's from when a packet
+//! has come by such a device that still belongs to a socket there: between two routers it would not any more. Until then its packets are translated.
 //!
 //! A sidecar of a service mesh has such rules in its pod: they lead what the pod sends to the sidecar, which asks the kernel what was dialled. It
 //! has to find the Service there, so such a pod's sockets are left alone, and its packets translated once they have left the pod.
 
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel};
 
-use crate::{ip::Ip, settings};
+use crate::{
+    ip::Ip,
+    maps::{CALLERS, PODS},
+    settings,
+};
+
+/// Whether a network namespace, by its cookie, is known to be a pod's.
+#[inline(always)]
+pub(crate) fn is_pods(namespace: u64) -> bool {
+    PODS.get_ptr(&namespace).is_some()
+}
+
+/// Remembers that a socket has dialled from a namespace, both by their cookies.
+#[inline(always)]
+pub(crate) fn note(socket: u64, namespace: u64) {
+    // Where there is no room for it another one will do.
+    _ = CALLERS.insert(&socket, &namespace, 0);
+}
+
+/// A packet of a socket has come by a pod's device.
+#[inline(always)]
+pub(crate) fn learn(socket: u64) {
+    // SAFETY: a word that is written once, before it is found.
+    if let Some(&namespace) = unsafe { CALLERS.get(&socket) } {
+        _ = PODS.insert(&namespace, &1, 0);
+        _ = CALLERS.remove(&socket);
+    }
+}
 
 /// Whether the namespace has such rules. Where that cannot be found out it may have some.
 #[inline(always)]

@@ -95,6 +95,9 @@ fn chosen<F: Ip, C: PacketCtx>(ctx: &C, packet: Step<Packet<F>>, scope: Scope) -
         flow::make_way_for(&packet);
         return judge::<F>(packet.tuple.dst, packet.may_move(), Reason::NoService);
     };
+    if scope == Scope::Internal {
+        ctx.learn_pod();
+    }
     match frontend::choose(ctx, &packet, frontend, scope) {
         Ok(choice) => new_flow::leave(&choice),
         Err(end) => end,

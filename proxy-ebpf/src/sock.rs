@@ -38,7 +38,9 @@ pub struct Caller {
     pub cookie: u64,
     /// What it speaks.
     pub protocol: Protocol,
-    /// Whether its network is the node's own: a process of the node, or of a hostNetwork pod.
+    /// The cookie of its network namespace.
+    pub namespace: u64,
+    /// Whether that is the node's own: a process of the node, or of a hostNetwork pod.
     pub is_host: bool,
 }
 
@@ -91,6 +93,10 @@ fn answer_to<F: Ip>(caller: &Caller, dialled: Peer<F>, call: Call) -> Answer<F> 
     let Some(frontend) = find::<F>(asked, caller.protocol) else {
         return if caller.is_host { answer(no_frontend::<F>(asked.0)) } else { Answer::Leave };
     };
+    if !caller.is_host && !namespace::is_pods(caller.namespace) {
+        namespace::note(caller.cookie, caller.namespace);
+        return Answer::Leave;
+    }
     if call == Call::Send
         && let Some(backend) = known::<F>(caller, dialled, frontend.service)
     {

@@ -152,6 +152,7 @@ const SOCKET_MUTANTS: &[Mutant] = &[
     mutant("sock.rs", "else { served.serve_pods(self.protocol) }", "else { true }"),
     mutant("namespace.rs", "if F::IPV6 { at.rules_v6 } else { at.rules_v4 }", "at.rules_v4"),
     mutant("entry/cgroup.rs", "is_host: netns == host_netns()", "is_host: true"),
+    mutant("sock.rs", "!caller.is_host && !namespace::is_pods(caller.namespace)", "false"),
     mutant("entry/cgroup.rs", "        sock::release::<V6>(cookie, protocol);\n", ""),
     mutant("entry/cgroup.rs", "if settings::sets_retval() {", "if false {"),
     mutant("entry/cgroup.rs", "a == 0 && b == 0 && c ==", "a == 0 && b == 1 && c =="),

@@ -101,6 +101,8 @@ pub(super) fn dump(pins: &Pins, name: &str, format: Format) -> Result<()> {
         maps::FLOWS_V6 => hash::<FlowKey<V6>, Flow<V6>>(dir, name, format),
         maps::SOCKETS_V4 => hash::<SocketKey<V4>, SocketPeer<V4>>(dir, name, format),
         maps::SOCKETS_V6 => hash::<SocketKey<V6>, SocketPeer<V6>>(dir, name, format),
+        maps::CALLERS => hash::<u64, u64>(dir, name, format),
+        maps::PODS => hash::<u64, u32>(dir, name, format),
         maps::SOURCES_V4 => trie::<V4>(dir, name, format),
         maps::SOURCES_V6 => trie::<V6>(dir, name, format),
         maps::AFFINITY_V4 => hash::<AffinityKey<V4>, Affinity<V4>>(dir, name, format),

@@ -79,6 +79,8 @@ impl<const N: usize> PacketCtx for BufCtx<N> {
         false
     }
 
+    fn learn_pod(&self) {}
+
     fn try_node_port<F: Ip>(&self, _: bool) -> bool {
         false
     }

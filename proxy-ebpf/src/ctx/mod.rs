@@ -66,6 +66,9 @@ pub trait PacketCtx {
     /// datagrams from anywhere at a connected socket.
     fn has_connection<F: Ip>(&self, tuple: &Tuple<F>, protocol: Protocol) -> bool;
 
+    /// Learns whose the packet is: it has come by a pod's device.
+    fn learn_pod(&self);
+
     /// Takes the node's port that stands in the scratch room for the flow there, if it is free, or if that is enough, its connection over.
     fn try_node_port<F: Ip>(&self, if_over: bool) -> bool;
 

@@ -3,8 +3,8 @@
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT, bpf_adj_room_mode},
     helpers::generated::{
-        bpf_csum_diff, bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_head,
-        bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_vlan_pop,
+        bpf_csum_diff, bpf_csum_update, bpf_get_socket_cookie, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_skb_adjust_room,
+        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_vlan_pop,
     },
 };
 use proxy_common::{Protocol, Tuple, reason::Reason};
@@ -16,7 +16,7 @@ use crate::{
         Ip,
         extensions::{self, ExtensionsWord},
     },
-    settings,
+    namespace, settings,
     verdict::{End, Step},
 };
 
@@ -329,6 +329,14 @@ impl<const L2: bool> PacketCtx for TcCtx<L2> {
     fn has_connection<F: Ip>(&self, tuple: &Tuple<F>, protocol: Protocol) -> bool {
         // SAFETY: the context is the kernel's own.
         unsafe { socket::is_connection(self.skb.cast(), tuple, protocol) }
+    }
+
+    #[inline(always)]
+    fn learn_pod(&self) {
+        if settings::sockets().serves_pods() {
+            // SAFETY: the context is the kernel's own.
+            namespace::learn(unsafe { bpf_get_socket_cookie(self.skb.cast()) });
+        }
     }
 
     #[inline(always)]

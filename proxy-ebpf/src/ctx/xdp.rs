@@ -123,6 +123,10 @@ impl PacketCtx for XdpCtx {
         unsafe { socket::is_connection(self.xdp.cast(), tuple, protocol) }
     }
 
+    /// Nothing comes by a pod's device here.
+    #[inline(always)]
+    fn learn_pod(&self) {}
+
     #[inline(always)]
     fn try_node_port<F: Ip>(&self, _: bool) -> bool {
         false

@@ -220,7 +220,7 @@ fn caller(call: *mut bpf_sock_addr) -> Option<Caller> {
     let cookie = unsafe { bpf_get_socket_cookie(call.cast()) };
     // SAFETY: as above.
     let netns = unsafe { bpf_get_netns_cookie(call.cast()) };
-    Some(Caller { cookie, protocol, is_host: netns == host_netns() })
+    Some(Caller { cookie, protocol, namespace: netns, is_host: netns == host_netns() })
 }
 
 /// The cookie of the node's network namespace.

@@ -12,9 +12,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::socket::{SockaddrIn, SockaddrIn6, getsockopt, sockopt};
 use serde_json::json;
 use shunt_tests::{
-    Cases, Family, Host as _, Pod, addr, gate,
+    Addrs, Cases, Family, Host, Netns, Pod, addr, gate,
     objects::{Endpoint, Service},
-    traffic::{Connection, UdpClient},
+    traffic::{Connection, EchoServer, UdpClient},
     wait,
 };
 
@@ -31,6 +31,7 @@ fn pods_get_what_their_packets_would() {
     let mut rules = Rules::start("all");
     let a = rules.node().pod("a").unwrap();
     let mut cases = Cases::new();
+    cases.run("a network namespace that is no pod's", || rules.another_cluster(&a));
     cases.run("affinity and source ranges are for packets", || rules.left_to_packets(&a));
     cases.run("a sidecar is asked for the Service that its pod dialled", || rules.sidecar(&a));
     cases.run("nothing is translated twice", || rules.translated_once(&a));
@@ -53,6 +54,35 @@ impl Rules {
             Ok(())
         };
         self.publish(&[], &[&self.pods[0]], || (0..10).try_for_each(|_| is_b()))
+    }
+
+    /// What a cluster within a pod has for its own: a namespace behind the pod's, and a Service there that has the address of ours.
+    fn another_cluster(&self, a: &Pod) -> Result<()> {
+        self.alone(a)?;
+        let addrs = addr::cluster_ips(9);
+        let [v4, v6] = addrs.both();
+        let inner = Netns::create_in(&format!("{}x", a.netns().name()), self.node().cgroup())?;
+        a.netns().ip(&format!(
+            "link add inner type veth peer name eth0 netns {}\nlink set inner up\naddr add 192.0.2.1/24 dev inner\n\
+             addr add 2001:db8:1::1/64 dev inner nodad\naddr add {v4}/32 dev lo\naddr add {v6}/128 dev lo nodad\n",
+            inner.name()
+        ))?;
+        inner.ip("link set eth0 up\naddr add 192.0.2.2/24 dev eth0\naddr add 2001:db8:1::2/64 dev eth0 nodad\n\
+             route add default via 192.0.2.1\nroute add default via 2001:db8:1::1\n")?;
+        let own = Place { netns: a.netns().clone(), addrs };
+        let server = EchoServer::named(&own, "inner", PORT)?;
+        let before = entries(&self.daemon)?;
+        for family in Family::ALL {
+            for socket in Socket::ALL {
+                for _ in 0..3 {
+                    let answered = inner.run(|| socket.call(addrs.at(family, PORT)))?;
+                    ensure!(answered == "inner", "{socket:?}, {family}: answered by {answered}");
+                }
+            }
+        }
+        ensure!(entries(&self.daemon)? <= before, "a socket was given a backend");
+        drop(server);
+        a.netns().ip(&format!("addr del {v4}/32 dev lo\naddr del {v6}/128 dev lo\nlink del inner\n"))
     }
 
     fn left_to_packets(&self, a: &Pod) -> Result<()> {
@@ -218,4 +248,24 @@ fn original_destination(stream: &TcpStream, family: Family) -> Result<SocketAddr
         Family::V4 => SocketAddr::V4(SockaddrIn::from(getsockopt(&fd, sockopt::OriginalDst)?).into()),
         Family::V6 => SocketAddr::V6(SockaddrIn6::from(getsockopt(&fd, sockopt::Ip6tOriginalDst)?).into()),
     })
+}
+
+/// Addresses in a network namespace.
+struct Place {
+    netns: Netns,
+    addrs: Addrs,
+}
+
+impl Host for Place {
+    fn name(&self) -> &'static str {
+        "place"
+    }
+
+    fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    fn addrs(&self) -> Addrs {
+        self.addrs
+    }
 }

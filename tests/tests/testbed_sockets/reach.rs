@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proxy_daemon::maps::{Pins, names_in};
-use shunt_tests::{Cases, Cni, Daemon, Family, Host, Testbed, gate};
+use shunt_tests::{Cases, Cni, Daemon, Family, Host, Testbed, gate, traffic::UdpClient};
 
 use crate::scene::{Backend, Dialled, NEEDS, Scene, Socket, entries, flows, is_refused};
 
@@ -47,12 +48,16 @@ fn reached(cni: Cni) {
         ensure!(flows == 0, "{flows} entries of flows");
         Ok(())
     });
+    // Whose the pod's network namespace is shows when a first packet has left it.
+    reaches(&pod, Dialled::ClusterIp.at(node, Family::V4, Backend::Local.number()), Socket::Tcp, Backend::Local).unwrap();
+    let first = flows(&daemon).unwrap();
+    assert!(first > 0, "nothing was known of the pod, and no packet was translated");
     // A pod's loopback is its own. Refusals are those of packets, of which a socket that is not connected hears nothing.
     let served = |(dialled, _, backend): Case| dialled != Dialled::Localhost && backend != Backend::None;
     run(&mut cases, &scene, "a pod", &pod, served);
-    cases.run("no packet of a pod's meets a service", || {
+    cases.run("no further packet of a pod's meets a service", || {
         let flows = flows(&daemon)?;
-        ensure!(flows == 0, "{flows} entries of flows");
+        ensure!(flows == first, "{flows} entries of flows, {first} before");
         Ok(())
     });
     let refused = |(dialled, socket, backend): Case| dialled != Dialled::Localhost && backend == Backend::None && socket != Socket::Udp;
@@ -155,5 +160,37 @@ fn pods_are_served_where_sockets_cannot_be() {
         });
         daemon.terminate().unwrap();
     }
+    cases.finish();
+}
+
+/// Those that are used least recently are not remembered any more: they go on, and new ones are served.
+#[test]
+fn more_sockets_than_there_is_room_for() {
+    const ROOM: usize = 1024;
+    if gate::skip(gate::DAEMON) || gate::skip(NEEDS) {
+        return;
+    }
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let scene = Scene::build(Cni::Bridge);
+    let node = scene.bed.node(0);
+    let daemon = Daemon::on(node, &scene.bed).args(&["--sockets", &ROOM.to_string()]).start().unwrap();
+    let to = |family| Dialled::ClusterIp.at(node, family, Backend::Local.number());
+    let mut connections = Family::ALL.map(|family| node.connect(to(family)).unwrap());
+    let sockets: Vec<UdpClient> =
+        (0..4 * ROOM).map(|n| node.netns().run(|| UdpClient::connected(to(Family::ALL[n % 2]))).unwrap()).collect();
+    let entries = entries(&daemon).unwrap();
+    assert!(entries > ROOM && entries <= 2 * ROOM, "{entries} entries");
+    let mut cases = Cases::new();
+    for family in Family::ALL {
+        for socket in Socket::ALL {
+            cases.run(format!("a new one, {socket:?}, {family}"), || reaches(node, to(family), socket, Backend::Local));
+        }
+    }
+    cases.run("connections from before", || connections.iter_mut().try_for_each(|connection| Ok(connection.ping()?)));
+    cases.run("the last socket is known", || {
+        ensure!(sockets[4 * ROOM - 1].peer()? == to(Family::ALL[1]), "it is not");
+        Ok(())
+    });
     cases.finish();
 }
