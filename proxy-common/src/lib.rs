@@ -48,7 +48,7 @@ pub use port::Port;
 pub use proto::Protocol;
 pub use service::ServiceRow;
 pub use slot::{Range, RangeWord, SlotRange};
-pub use socket::{SocketKey, SocketPeer, Sockets, Toward};
+pub use socket::{By, SocketKey, SocketPeer, Sockets};
 pub use source_range::SourceKey;
 pub use undefined::{MAX_NETWORKS, Network, Networks, Undefined};
 

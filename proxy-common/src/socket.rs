@@ -7,16 +7,16 @@ use bytemuck::Zeroable;
 
 use crate::{BackendRef, Family, Port, Protocol, ServiceId, V4, V6, layout::pod};
 
-/// What the address and the port of an entry's key are.
+/// By what an entry is found, besides the socket: what the address and the port of its key are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Toward {
-    /// Nothing, they are zero: the entry is that of the socket's first peer, or of the one that it is connected to.
-    Any = 0,
-    /// What a process says: what it dialled.
-    Backend = 1,
-    /// What the kernel says: the backend.
-    Process = 2,
+pub enum By {
+    /// Nothing, they are zero: the entry is that of the socket's first peer, or of the one that it was connected to last.
+    Socket = 0,
+    /// What the process dialled: asked when it sends there again.
+    Dialled = 1,
+    /// The backend: asked when a datagram comes from there.
+    Backend = 2,
 }
 
 /// The key of `SOCKETS_V4` (16 bytes) and `SOCKETS_V6` (32 bytes).
@@ -25,32 +25,32 @@ pub enum Toward {
 pub struct SocketKey<F: Family> {
     /// The socket, by the number that the kernel gives to no other (`SO_COOKIE`).
     pub cookie: u64,
-    /// The address at the other end.
+    /// The address that [`By`] says.
     pub addr: F::Addr,
-    /// The port at the other end.
+    /// The port that it says.
     pub port: Port,
     /// The number of the [`Protocol`].
     pub protocol: u8,
-    /// See [`Toward`].
-    pub toward: u8,
+    /// See [`By`].
+    pub by: u8,
     /// Always zero.
     pub pad_word: F::RowPad,
 }
 
-pod!(SocketKey<V4>: 16 { cookie, addr, port, protocol, toward, pad_word });
-pod!(SocketKey<V6>: 32 { cookie, addr, port, protocol, toward, pad_word });
+pod!(SocketKey<V4>: 16 { cookie, addr, port, protocol, by, pad_word });
+pod!(SocketKey<V6>: 32 { cookie, addr, port, protocol, by, pad_word });
 
 impl<F: Family> SocketKey<F> {
     /// The key of a socket's first peer.
     #[inline(always)]
     pub fn first(cookie: u64, protocol: Protocol) -> Self {
-        Self::new(cookie, (F::Addr::zeroed(), Port::from_host(0)), protocol, Toward::Any)
+        Self::new(cookie, (F::Addr::zeroed(), Port::from_host(0)), protocol, By::Socket)
     }
 
-    /// The key of one direction.
+    /// Any key.
     #[inline(always)]
-    pub fn new(cookie: u64, (addr, port): (F::Addr, Port), protocol: Protocol, toward: Toward) -> Self {
-        Self { cookie, addr, port, protocol: protocol.to_wire(), toward: toward as u8, pad_word: Zeroable::zeroed() }
+    pub fn new(cookie: u64, (addr, port): (F::Addr, Port), protocol: Protocol, by: By) -> Self {
+        Self { cookie, addr, port, protocol: protocol.to_wire(), by: by as u8, pad_word: Zeroable::zeroed() }
     }
 }
 
@@ -72,7 +72,7 @@ pub struct SocketPeer<F: Family> {
     pub service: ServiceId,
     /// When the entry was made or sent by: the low half of the kernel's `jiffies_64`.
     pub last_used: u32,
-    /// 1 where the socket is connected to this backend, 0 where it sends datagrams to whom it likes.
+    /// 1 where `connect` has made the entry, 0 where a datagram has. That a socket is not connected any more (`AF_UNSPEC`) is not seen.
     pub connected: u32,
     /// Always zero.
     pub reserved: u32,
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn a_key_has_the_documented_bytes() {
         let peer = (Addr4::from_wire([10, 96, 0, 1]), Port::from_host(53));
-        let key = SocketKey::<V4>::new(7, peer, Protocol::Udp, Toward::Process);
+        let key = SocketKey::<V4>::new(7, peer, Protocol::Udp, By::Backend);
         assert_eq!(bytemuck::bytes_of(&key)[8..], [10, 96, 0, 1, 0, 53, 17, 2]);
         let first = SocketKey::<V4>::first(7, Protocol::Tcp);
         assert_eq!(bytemuck::bytes_of(&first)[8..], [0, 0, 0, 0, 0, 0, 6, 0]);

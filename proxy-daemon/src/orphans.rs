@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use bytemuck::Pod;
-use proxy_common::{Address as _, Family, Protocol, SocketKey, SocketPeer};
+use proxy_common::{Address as _, Family, Protocol, SocketKey, SocketPeer, Sockets};
 
 use crate::{
     maps::{Error, KernelMaps, Pins, SocketTable},
@@ -26,21 +26,21 @@ use crate::{
 const REST: Duration = Duration::from_millis(20);
 
 /// Starts the thread. It looks once, and whenever it is told that a backend has gone.
-pub fn spawn(pins: &Pins) -> Result<SyncSender<()>> {
+pub fn spawn(pins: &Pins, served: Sockets) -> Result<SyncSender<()>> {
     let maps = KernelMaps::open(pins)?;
     let (gone, goings) = sync_channel(1);
     thread::Builder::new()
         .name("shunt-orphans".to_owned())
-        .spawn(move || run(maps, &goings))
+        .spawn(move || run(maps, served, &goings))
         .context("starting the thread that closes sockets")?;
     Ok(gone)
 }
 
-fn run(mut maps: KernelMaps, goings: &Receiver<()>) {
+fn run(mut maps: KernelMaps, served: Sockets, goings: &Receiver<()>) {
     loop {
         // Twice: a call that had chosen the backend just before may note it just afterwards, and connect after that.
         for look in [Look::First, Look::Last] {
-            match close(&mut maps, look) {
+            match close(&mut maps, served, look) {
                 Ok(0) => {}
                 Ok(closed) => tracing::info!(closed, "closed UDP sockets whose backend has gone"),
                 Err(error) => tracing::warn!(error = format!("{error:#}"), "UDP sockets whose backend has gone could not be closed"),
@@ -63,7 +63,7 @@ enum Look {
 }
 
 /// Closes what has to be, and removes its entries. Yields how many sockets it were.
-fn close(maps: &mut KernelMaps, look: Look) -> Result<usize> {
+fn close(maps: &mut KernelMaps, served: Sockets, look: Look) -> Result<usize> {
     let (v4, v6) = (find(maps, &maps.sockets4)?, find(maps, &maps.sockets6)?);
     let all: BTreeSet<_> = v4.iter().map(Orphan::socket).chain(v6.iter().map(Orphan::socket)).collect();
     let mut left = all.clone();
@@ -72,7 +72,14 @@ fn close(maps: &mut KernelMaps, look: Look) -> Result<usize> {
         result = net::close_udp(&mut left).context("closing sockets");
     }
     if !left.is_empty() {
-        result = net::in_each_other(|| net::close_udp(&mut left)).context("closing pods' sockets").and(result);
+        let entered = net::in_each_other(|| net::close_udp(&mut left)).context("closing pods' sockets");
+        if served.serve_pods(Protocol::Udp) && look == Look::Last && matches!(entered, Ok(0)) && !left.is_empty() {
+            tracing::warn!(
+                sockets = left.len(),
+                "pods' UDP sockets stay connected to a backend that has gone: mount /run/netns of the node, where pods' network namespaces are"
+            );
+        }
+        result = entered.map(drop).and(result);
     }
     let is_over = |socket| !left.contains(&socket) || look == Look::Last && result.is_ok();
     forget(&mut maps.sockets4, v4.into_iter().filter(|orphan| is_over(orphan.socket())))?;

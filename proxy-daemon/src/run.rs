@@ -91,11 +91,17 @@ async fn serve(config: Config) -> Result<()> {
         changes,
         node_name: config.node_name,
         pins: pins.clone(),
-        gone: hooks.is_some().then(|| orphans::spawn(&pins)).transpose()?,
+        gone: (config.sockets != Sockets::NONE).then(|| orphans::spawn(&pins, config.sockets)).transpose()?,
         in_the_way: String::new(),
     };
     control.begin()?;
-    if let Err(error) = attacher.serve_sockets(hooks) {
+    let sockets = match hooks {
+        Some(hooks) => attacher.serve_sockets(hooks),
+        None if config.sockets == Sockets::NONE => attacher.leave_sockets(),
+        // What a run before has attached goes on with the tables, and is better than nothing.
+        None => Ok(()),
+    };
+    if let Err(error) = sockets {
         warn_of_sockets(&error);
     }
     let mut devices = datapath::serve(attacher, network.devices)?;
@@ -134,7 +140,7 @@ fn socket_hooks(config: &Config) -> Option<Hooks> {
 }
 
 fn warn_of_sockets(error: &anyhow::Error) {
-    tracing::warn!(error = format!("{error:#}"), "{WITHOUT_SOCKETS}");
+    tracing::warn!(error = format!("{error:#}"), "{WITHOUT_SOCKETS}, unless programs of a run before still see to it");
 }
 
 /// Does what an operator asks for.

@@ -1,5 +1,5 @@
-//! One walk through the flow tables, and through that of sockets, for all who want to see every entry: what has expired, which marks of the service filter are to stay, and how
-//! many of the node's ports are taken.
+//! One walk through the flow tables, and through those of sockets, for all who want to see every entry: what has expired, which marks of the service
+//! filter are to stay, and how many of the node's ports are taken.
 
 use anyhow::Result;
 use bytemuck::Pod;

@@ -12,7 +12,7 @@ use aya_ebpf::{
     helpers::generated::bpf_get_prandom_u32,
 };
 use proxy_common::{
-    Backend, FrontendKey, FrontendRef, Port, Protocol, RowFlags, ServiceId, SocketKey, SocketPeer, Sockets, Toward, reason::Reason,
+    Backend, By, FrontendKey, FrontendRef, Port, Protocol, RowFlags, ServiceId, SocketKey, SocketPeer, Sockets, reason::Reason,
 };
 
 use crate::{
@@ -134,7 +134,7 @@ pub fn shown<F: Ip>(caller: &Caller, peer: Peer<F>) -> Option<Peer<F>> {
     if caller.protocol != Protocol::Udp {
         return None;
     }
-    F::sockets().get_ptr(&SocketKey::new(caller.cookie, peer, caller.protocol, Toward::Process)).map(what_was_dialled)
+    F::sockets().get_ptr(&SocketKey::new(caller.cookie, peer, caller.protocol, By::Backend)).map(what_was_dialled)
 }
 
 /// Reads a field of an entry, once.
@@ -175,11 +175,11 @@ fn known<F: Ip>(caller: &Caller, dialled: Peer<F>, service: ServiceId) -> Option
             return Some(backend(first));
         }
     }
-    let further = F::sockets().get_ptr_mut(&SocketKey::new(caller.cookie, dialled, caller.protocol, Toward::Backend))?;
+    let further = F::sockets().get_ptr_mut(&SocketKey::new(caller.cookie, dialled, caller.protocol, By::Dialled))?;
     if !is_of_use(further, service) {
         return None;
     }
-    let back = SocketKey::new(caller.cookie, backend(further), caller.protocol, Toward::Process);
+    let back = SocketKey::new(caller.cookie, backend(further), caller.protocol, By::Backend);
     match F::sockets().get_ptr_mut(&back) {
         Some(answers) => touch(answers),
         // Evicted.
@@ -291,18 +291,18 @@ fn record<F: Ip>(caller: &Caller, chosen: &Backend<F>, dialled: Peer<F>, call: C
     };
     // One that finds no room is not remembered: the call goes where it goes all the same.
     let first = SocketKey::first(caller.cookie, caller.protocol);
-    let key = |peer, toward| SocketKey::<F>::new(caller.cookie, peer, caller.protocol, toward);
+    let key = |peer, by| SocketKey::<F>::new(caller.cookie, peer, caller.protocol, by);
     if call == Call::Connect {
         insert(&first, &raw const entry, BPF_ANY);
     } else if let Some(held) = F::sockets().get_ptr(&first)
         && sends_to(held, dialled)
     {
         // What the one before may still answer is shown as until now.
-        insert(&key(backend(held), Toward::Process), held, BPF_ANY);
+        insert(&key(backend(held), By::Backend), held, BPF_ANY);
         insert(&first, &raw const entry, BPF_ANY);
     } else if !insert(&first, &raw const entry, BPF_NOEXIST) {
-        insert(&key(dialled, Toward::Backend), &raw const entry, BPF_ANY);
-        insert(&key((entry.addr, entry.port), Toward::Process), &raw const entry, BPF_ANY);
+        insert(&key(dialled, By::Dialled), &raw const entry, BPF_ANY);
+        insert(&key((entry.addr, entry.port), By::Backend), &raw const entry, BPF_ANY);
     }
     count(Reason::SocketDialled);
     count_flow(chosen.owner);

@@ -145,7 +145,7 @@ const SOCKET_MUTANTS: &[Mutant] = &[
     mutant("sock.rs", "is_for_packets(&row) || namespace", "namespace"),
     mutant("sock.rs", "is_for_packets(&row) || namespace::has_rules::<F>()", "is_for_packets(&row)"),
     mutant("sock.rs", "        Err(end) if caller.is_host => answer(end),\n", ""),
-    mutant("sock.rs", "insert(&key(backend(held), Toward::Process), held, BPF_ANY);", ""),
+    mutant("sock.rs", "insert(&key(backend(held), By::Backend), held, BPF_ANY);", ""),
     mutant("sock.rs", "connected: u32::from(call == Call::Connect),", "connected: 0,"),
     mutant("sock.rs", "&& sends_to(held, dialled)", "&& what_was_dialled(held) == dialled"),
     mutant("sock.rs", "if row.flags.has(RowFlags::SOURCE_RANGES) && !frontend::may_use", "if false && !frontend::may_use"),

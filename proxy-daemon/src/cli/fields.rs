@@ -3,9 +3,9 @@
 //! Packed words are taken apart, addresses and ports are printed as people write them, padding is left out.
 
 use proxy_common::{
-    Addr4, Addr6, Address as _, Affinity, AffinityKey, Backend, BackendFlags, BackendRef, Family, Flow, FlowKey, FlowState, FragmentKey,
-    FrontendKey, FrontendRef, FrontendRow, Network, Networks, NodeIps, NodeRow, Ports, Range, RangeWord, RowFlags, ServiceCounters,
-    ServiceId, ServiceRow, SnatSource, SocketKey, SocketPeer, SourceKey, Toward, Undefined, filter::Marks,
+    Addr4, Addr6, Address as _, Affinity, AffinityKey, Backend, BackendFlags, BackendRef, By, Family, Flow, FlowKey, FlowState,
+    FragmentKey, FrontendKey, FrontendRef, FrontendRow, Network, Networks, NodeIps, NodeRow, Ports, Range, RangeWord, RowFlags,
+    ServiceCounters, ServiceId, ServiceRow, SnatSource, SocketKey, SocketPeer, SourceKey, Undefined, filter::Marks,
 };
 use serde_json::{Value, json};
 
@@ -167,13 +167,13 @@ impl<F: Family> Fields for Affinity<F> {
 
 impl<F: Family> Fields for SocketKey<F> {
     fn fields(&self) -> Value {
-        let toward = match self.toward {
-            toward if toward == Toward::Any as u8 => "any",
-            toward if toward == Toward::Backend as u8 => "backend",
-            _ => "process",
+        let by = match self.by {
+            by if by == By::Socket as u8 => "socket",
+            by if by == By::Dialled as u8 => "dialled",
+            _ => "backend",
         };
         let (addr, port) = (self.addr.to_ip(), self.port.to_host());
-        json!({"cookie": self.cookie, "addr": addr, "port": port, "protocol": protocol(self.protocol), "toward": toward})
+        json!({"cookie": self.cookie, "addr": addr, "port": port, "protocol": protocol(self.protocol), "by": by})
     }
 }
 

@@ -72,14 +72,16 @@ impl Attacher {
         Self { pins, datapath, way, xdp, sockets: None, attached: BTreeMap::new(), waiting: BTreeMap::new() }
     }
 
-    /// Attaches the programs of sockets as well, or takes off those of a run that had them.
-    pub fn serve_sockets(&mut self, hooks: Option<Hooks>) -> Result<()> {
-        match &hooks {
-            Some(hooks) => hooks.put(&mut self.datapath, &self.pins)?,
-            None => drop(sockets::take_off(&self.pins)?),
-        }
-        self.sockets = hooks;
+    /// Attaches the programs of sockets as well.
+    pub fn serve_sockets(&mut self, hooks: Hooks) -> Result<()> {
+        hooks.put(&mut self.datapath, &self.pins)?;
+        self.sockets = Some(hooks);
         Ok(())
+    }
+
+    /// Takes the programs of sockets off that a run before has attached.
+    pub fn leave_sockets(&self) -> Result<()> {
+        sockets::take_off(&self.pins).map(drop)
     }
 
     /// Does what an event asks for.
@@ -150,7 +152,8 @@ impl Attacher {
         Ok(self.waiting.len())
     }
 
-    /// Puts back what somebody else has taken off devices and the cgroup. Where nothing is missing it changes nothing and costs a few system calls a device.
+    /// Puts back what somebody else has taken off devices and the cgroup. Where nothing is missing it changes nothing and costs a few system calls
+    /// a device.
     pub fn restore(&mut self) {
         if let Err(error) = self.try_to_restore() {
             tracing::warn!(error = format!("{error:#}"), "whether devices still have their programs is not known");

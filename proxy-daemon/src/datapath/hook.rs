@@ -19,7 +19,7 @@ use aya::{
 use nix::net::if_::{if_indextoname, if_nameindex};
 
 use crate::{
-    maps::{Direction, Pins},
+    maps::{self, Direction, Pins},
     net::{self, BpfFilter, Role},
 };
 
@@ -141,11 +141,7 @@ pub(super) fn pinned_links(pins: &Pins) -> Result<Vec<(u32, Direction)>> {
 
 /// Unpins a link, which takes the program off its device.
 pub(super) fn unpin(pins: &Pins, ifindex: u32, direction: Direction) -> Result<()> {
-    let pin = pins.link(ifindex, direction);
-    match fs::remove_file(&pin) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(|| format!("removing {}", pin.display())),
-        _ => Ok(()),
-    }
+    Ok(maps::unpin(&pins.link(ifindex, direction))?)
 }
 
 /// The filters of our priority and handle at some devices: the hook and the program of each.

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     config::Sizes,
-    maps::{KernelMaps, Pins},
+    maps::{KernelMaps, Pins, unpin},
 };
 
 /// How often what the programs have logged is printed.
@@ -157,7 +157,7 @@ fn load_for(pins: &Pins, options: Options, constants: Constants, state: Option<C
     }
     // Only now that the kernel has taken all of them.
     for (name, program) in ebpf.programs_mut() {
-        unpin_program(pins, name)?;
+        unpin(&pins.programs().join(name))?;
         if options.include(name, program) {
             pin_program(pins, name, program)?;
         }
@@ -261,15 +261,6 @@ fn pinned_size(path: &PathBuf, name: &str, wanted: u32) -> Result<u32> {
 fn pin_program(pins: &Pins, name: &str, program: &mut Program) -> Result<()> {
     let path = pins.programs().join(name);
     program.pin(&path).with_context(|| format!("pinning {}", path.display()))
-}
-
-/// Removes what a previous run has pinned, if it has.
-fn unpin_program(pins: &Pins, name: &str) -> Result<()> {
-    let path = pins.programs().join(name);
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).with_context(|| format!("removing {}", path.display())),
-        _ => Ok(()),
-    }
 }
 
 /// The end of the verifier's log, which says what is wrong; all of it at the level debug.

@@ -5,6 +5,7 @@
 
 mod attach;
 mod btf;
+mod cgroup;
 mod cgroup_link;
 mod checksum;
 mod claim;
@@ -24,14 +25,16 @@ mod xdp;
 
 pub use self::{
     attach::Attacher,
+    cgroup::root_cgroup,
     checksum::Checksums,
     claim::{Claim, claim, claim_at_once},
     clock::{Clock, jiffies_per_second},
     exchange::Exchanger,
     load::{Datapath, Options, Programs, load},
+    namespace::netns_cookie,
     prepare::{PrepareError, leaves_outer_headers, make_folders, prepare},
     probe::{Feature, features},
     remove::{remove_all, remove_other_versions},
     serve::{Serving, serve},
-    sockets::{Hooks, netns_cookie, root_cgroup},
+    sockets::Hooks,
 };

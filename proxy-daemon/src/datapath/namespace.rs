@@ -1,7 +1,11 @@
-//! How programs find the network namespace of a process in the running kernel, and whether it has rules of netfilter for what is sent there.
+//! What programs must know of network namespaces: which is the node's, and in the running kernel, how to find that of a process, and whether it has
+//! rules of netfilter for what is sent there.
 //!
-//! In: the kernel's own types. Out: numbers that go into the object before it is loaded.
+//! In: the kernel's own types, and a socket. Out: numbers that go into the object before it is loaded.
 
+use std::{io, os::fd::AsRawFd as _};
+
+use anyhow::{Context as _, Result};
 use aya::{
     programs::ProgramType,
     sys::{BpfHelper, is_helper_supported},
@@ -31,6 +35,23 @@ impl NamespaceOffsets {
         let rules = |name: &str| types.member(of, name).map(|(bits, _)| (rules + bits) / 8 + LOCAL_OUT);
         Some(Self([offset("task_struct", "nsproxy")?, offset("nsproxy", "net_ns")?, rules("hooks_ipv4")?, rules("hooks_ipv6")?]))
     }
+}
+
+/// The cookie of this process's network namespace. None on kernels before 5.14, which do not tell.
+pub fn netns_cookie() -> Result<Option<u64>> {
+    /// `SO_NETNS_COOKIE`.
+    const NETNS_COOKIE: libc::c_int = 71;
+    let socket = std::net::UdpSocket::bind((std::net::Ipv6Addr::LOCALHOST, 0))
+        .or_else(|_| std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)))
+        .context("opening a socket")?;
+    let (mut cookie, mut len) = (0_u64, libc::socklen_t::try_from(size_of::<u64>())?);
+    // SAFETY: the option is a number of eight bytes, for which there is room.
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut len) };
+    if result == 0 {
+        return Ok(Some(cookie));
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() == Some(libc::ENOPROTOOPT) { Ok(None) } else { Err(error).context("asking for the network namespace's cookie") }
 }
 
 #[cfg(test)]

@@ -15,8 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use super::{
     checksum::{ChecksumState, Checksums},
     hook::Way,
-    namespace::NamespaceOffsets,
-    sockets::netns_cookie,
+    namespace::{NamespaceOffsets, netns_cookie},
 };
 use crate::net;
 

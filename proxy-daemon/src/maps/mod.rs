@@ -36,7 +36,7 @@ pub use self::{
     frontends::FrontendTable,
     lru::{FlowEntry, FlowTable, LruTable, SocketTable},
     mapped::MappedArray,
-    pins::{Direction, Pins, names_in},
+    pins::{Direction, Pins, names_in, unpin},
     row::Row,
     sources::{SourceBits, SourceTable},
 };

@@ -126,6 +126,16 @@ impl Pins {
     }
 }
 
+/// Removes a pin. One that is not there is as good as removed.
+pub fn unpin(pin: &Path) -> io::Result<()> {
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(io::Error::new(error.kind(), format!("removing {}: {error}", pin.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The names of what is pinned in a folder, in order.
 pub fn names_in(dir: &Path) -> io::Result<Vec<String>> {
     let mut names = fs::read_dir(dir)?

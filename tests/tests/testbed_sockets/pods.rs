@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::socket::{SockaddrIn, SockaddrIn6, getsockopt, sockopt};
 use serde_json::json;
 use shunt_tests::{
-    Addrs, Cases, Family, Host, Netns, Pod, addr, gate,
+    Cases, Family, Host as _, Netns, Pod, addr, gate,
     objects::{Endpoint, Service},
     traffic::{Connection, EchoServer, UdpClient},
     wait,
@@ -20,7 +20,7 @@ use shunt_tests::{
 
 use crate::{
     rules::Rules,
-    scene::{Dialled, LIMIT, NEEDS, PORT, Socket, TARGET, entries, flows, is_refused, loopback},
+    scene::{Dialled, LIMIT, NEEDS, PORT, Place, Socket, TARGET, entries, flows, is_refused, loopback},
 };
 
 #[test]
@@ -248,24 +248,4 @@ fn original_destination(stream: &TcpStream, family: Family) -> Result<SocketAddr
         Family::V4 => SocketAddr::V4(SockaddrIn::from(getsockopt(&fd, sockopt::OriginalDst)?).into()),
         Family::V6 => SocketAddr::V6(SockaddrIn6::from(getsockopt(&fd, sockopt::Ip6tOriginalDst)?).into()),
     })
-}
-
-/// Addresses in a network namespace.
-struct Place {
-    netns: Netns,
-    addrs: Addrs,
-}
-
-impl Host for Place {
-    fn name(&self) -> &'static str {
-        "place"
-    }
-
-    fn netns(&self) -> &Netns {
-        &self.netns
-    }
-
-    fn addrs(&self) -> Addrs {
-        self.addrs
-    }
 }

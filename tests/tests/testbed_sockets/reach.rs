@@ -160,6 +160,14 @@ fn pods_are_served_where_sockets_cannot_be() {
         });
         daemon.terminate().unwrap();
     }
+    // What works already is not torn down by that.
+    let mut before = Daemon::on(node, &scene.bed).start().unwrap();
+    before.terminate().unwrap();
+    let _daemon = Daemon::on(node, &scene.bed).sockets("auto").cgroup(scene.bed.files()).start().unwrap();
+    for family in Family::ALL {
+        let to = Dialled::ClusterIp.at(node, family, Backend::Remote.number());
+        cases.run(format!("a process of the node by the run before, {family}"), || reaches(node, to, Socket::Tcp, Backend::Remote));
+    }
     cases.finish();
 }
 

@@ -13,15 +13,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use proxy_daemon::maps::Pins;
 use serde_json::{Value, json};
 use shunt_tests::{
-    Cases, Cni, Daemon, Family, Host, Netns, Node, Pod, Testbed,
-    addr::{self, Addrs},
-    gate,
+    Cases, Cni, Daemon, Family, Host, Node, Pod, Testbed, addr, gate,
     objects::{Endpoint, Service},
     traffic::{EchoServer, Load, Pinger, UdpClient},
     wait,
 };
 
-use crate::scene::{Dialled, LIMIT, NEEDS, PORT, Socket, TARGET, entries, is_refused};
+use crate::scene::{Dialled, LIMIT, NEEDS, PORT, Place, Socket, TARGET, entries, is_refused};
 
 /// A service whose fields a test chooses, with backends on both nodes.
 pub(crate) struct Rules {
@@ -295,7 +293,7 @@ impl Rules {
         let node = self.node();
         let [v4, v6] = addrs.both();
         node.netns().ip(&format!("addr add {v4}/32 dev lo\naddr add {v6}/128 dev lo nodad\n"))?;
-        let cache = Cache { node: node.clone(), addrs };
+        let cache = Place { netns: node.netns().clone(), addrs };
         let _server = EchoServer::named(&cache, "cache", PORT)?;
         let is_left = || {
             Family::ALL
@@ -352,25 +350,5 @@ impl Rules {
         pinger.finish().check()?;
         ensure!(!self.servers.is_empty(), "the servers serve");
         Ok(())
-    }
-}
-
-/// A server on the node at a ClusterIP.
-struct Cache {
-    node: Node,
-    addrs: Addrs,
-}
-
-impl Host for Cache {
-    fn name(&self) -> &'static str {
-        "cache"
-    }
-
-    fn netns(&self) -> &Netns {
-        self.node.netns()
-    }
-
-    fn addrs(&self) -> Addrs {
-        self.addrs
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use proxy_daemon::maps::{KernelMaps, Pins};
 use shunt_tests::{
-    Cni, Daemon, Family, Host as _, Node, Pod, Testbed, addr,
+    Addrs, Cni, Daemon, Family, Host, Netns, Node, Pod, Testbed, addr,
     gate::Need,
     objects::{Endpoint, Service},
     traffic::{Connection, EchoServer, UdpClient},
@@ -157,4 +157,24 @@ pub(crate) fn entries(daemon: &Daemon) -> Result<usize> {
 pub(crate) fn flows(daemon: &Daemon) -> Result<usize> {
     let maps = KernelMaps::open(&Pins::new(daemon.bpffs()))?;
     Ok(maps.flows4.entries()?.len() + maps.flows6.entries()?.len())
+}
+
+/// Addresses in a network namespace.
+pub(crate) struct Place {
+    pub(crate) netns: Netns,
+    pub(crate) addrs: Addrs,
+}
+
+impl Host for Place {
+    fn name(&self) -> &'static str {
+        "place"
+    }
+
+    fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    fn addrs(&self) -> Addrs {
+        self.addrs
+    }
 }
