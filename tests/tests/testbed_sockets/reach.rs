@@ -186,7 +186,7 @@ fn more_sockets_than_there_is_room_for() {
     let to = |family| Dialled::ClusterIp.at(node, family, Backend::Local.number());
     let mut connections = Family::ALL.map(|family| node.connect(to(family)).unwrap());
     let sockets: Vec<UdpClient> =
-        (0..4 * ROOM).map(|n| node.netns().run(|| UdpClient::connected(to(Family::ALL[n % 2]))).unwrap()).collect();
+        (0..3 * ROOM).map(|n| node.netns().run(|| UdpClient::connected(to(Family::ALL[n % 2]))).unwrap()).collect();
     let entries = entries(&daemon).unwrap();
     assert!(entries > ROOM && entries <= 2 * ROOM, "{entries} entries");
     let mut cases = Cases::new();
@@ -197,7 +197,7 @@ fn more_sockets_than_there_is_room_for() {
     }
     cases.run("connections from before", || connections.iter_mut().try_for_each(|connection| Ok(connection.ping()?)));
     cases.run("the last socket is known", || {
-        ensure!(sockets[4 * ROOM - 1].peer()? == to(Family::ALL[1]), "it is not");
+        ensure!(sockets[3 * ROOM - 1].peer()? == to(Family::ALL[1]), "it is not");
         Ok(())
     });
     cases.finish();
