@@ -161,9 +161,57 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 65_536)]
     pub new_flows: u32,
 
+    /// Where /healthz and /livez are answered; nowhere if empty [default: port 10256 of every address]
+    #[arg(long, value_name = "IP[:PORT]")]
+    pub healthz_bind_address: Option<String>,
+
+    /// Where /metrics and /proxyMode are answered; nowhere if empty [default: 127.0.0.1:10249]
+    #[arg(long, value_name = "IP[:PORT]")]
+    pub metrics_bind_address: Option<String>,
+
+    /// What /proxyMode answers, for whoever knows kube-proxy's modes only
+    #[arg(long, value_name = "NAME", default_value = "ebpf")]
+    pub proxy_mode: String,
+
+    /// What is asked of connection tracking
+    #[command(flatten)]
+    pub conntrack: ConntrackArgs,
+
     /// Load the programs that log what they decide: for debugging, they are slow
     #[arg(long)]
     pub bpf_log: bool,
+}
+
+/// What is asked of the kernel's connection tracking, as with kube-proxy.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct ConntrackArgs {
+    /// Connections that connection tracking has room for at least, for each CPU; 0 leaves what there is
+    #[arg(long, value_name = "N", default_value_t = 32_768)]
+    pub conntrack_max_per_core: u32,
+
+    /// The same, however few CPUs there are
+    #[arg(long, value_name = "N", default_value_t = 131_072)]
+    pub conntrack_min: u32,
+
+    /// How long it remembers a TCP connection that is silent; 0 leaves what there is, here and below
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    pub conntrack_tcp_timeout_established: String,
+
+    /// The same, of one that is half closed
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub conntrack_tcp_timeout_close_wait: String,
+
+    /// Have it let TCP packets out of window through
+    #[arg(long)]
+    pub conntrack_tcp_be_liberal: bool,
+
+    /// How long it remembers a UDP datagram
+    #[arg(long, value_name = "TIME", default_value = "0s")]
+    pub conntrack_udp_timeout: String,
+
+    /// How long it remembers a stream of them
+    #[arg(long, value_name = "TIME", default_value = "0s")]
+    pub conntrack_udp_timeout_stream: String,
 }
 
 /// For which clients the node stands in with its own address.

@@ -12,6 +12,7 @@ pub mod tables;
 
 pub mod maps;
 
+pub mod conntrack;
 pub mod datapath;
 pub mod expiry;
 pub mod filter;
@@ -23,6 +24,10 @@ pub mod taken;
 pub mod walk;
 
 pub mod admin;
+pub mod health;
+pub mod http;
+pub mod metrics;
 pub mod run;
+pub mod telemetry;
 
 pub mod cli;

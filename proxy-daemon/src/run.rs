@@ -21,15 +21,18 @@ use tokio::{
 use crate::{
     admin,
     config::{Config, Xdp},
+    conntrack::Conntrack,
     datapath::{self, Attacher, Checksums, Exchanger, Hooks, Programs},
     filter,
+    health::{Checks, Health},
     maps::{KernelMaps, Pins},
-    model,
+    metrics::{Metrics, Subject},
+    model::{self, IpFamily},
     net::{self, DeviceSource, LocalAddresses, SnatPorts},
     orphans,
-    plan::Machine,
+    plan::{Clients, Machine},
     reconcile::{Reconciler, Round},
-    source,
+    source, telemetry,
     walk::Walker,
 };
 
@@ -63,7 +66,8 @@ async fn serve(config: Config) -> Result<()> {
     if config.node_port_addresses.name_loopback() && hooks.is_none() {
         tracing::warn!("node ports are not served at loopback, though --nodeport-addresses names it: that takes --socket-lb");
     }
-    let changes = source::start(&config.source, &config.node_name).await?;
+    let metrics = Metrics::default();
+    let changes = source::start(&config.source, &config.node_name, &metrics).await?;
     let options = datapath::Options {
         sizes: config.sizes,
         programs: if config.xdp == Xdp::Off { Programs::Tc } else { Programs::All },
@@ -80,7 +84,11 @@ async fn serve(config: Config) -> Result<()> {
     filter::mark_all(&kernel)?;
     let (node_ips, node_ips_seen) = watch::channel(node_ips_before(&kernel, &pins, &config.node_name)?);
     let network = net::follow(config.rules(), node_ips_seen).await.context("following the node's network")?;
-    spawn_walker(&pins)?;
+    spawn_walker(&pins, metrics.clone())?;
+    let (checks, checks_seen) = watch::channel(Checks::default());
+    let health = Arc::new(Health::default());
+    let registry = metrics.registry(KernelMaps::open(&pins)?);
+    telemetry::spawn(config.telemetry.clone(), &health, metrics.clone(), registry, checks_seen)?;
     loaded.print_log()?;
     let mut attacher = Attacher::new(pins.clone(), loaded, config.xdp)?;
     let mut control = Control {
@@ -89,10 +97,16 @@ async fn serve(config: Config) -> Result<()> {
         snat_ports: SnatPorts::new(config.snat_ports.clone())?,
         reconciler: Reconciler::new(config.node_name.clone(), config.settings(), kernel.sizes(), kernel),
         changes,
+        synced: false,
         node_name: config.node_name,
         pins: pins.clone(),
         gone: (config.sockets != Sockets::NONE).then(|| orphans::spawn(&pins, config.sockets)).transpose()?,
         in_the_way: String::new(),
+        conntrack: Some(config.conntrack),
+        all_node_ports: config.node_port_addresses.are_all(),
+        health,
+        metrics,
+        checks,
     };
     control.begin()?;
     let sockets = match hooks {
@@ -197,6 +211,15 @@ struct Control {
     gone: Option<SyncSender<()>>,
     /// Why another version's rest could not be removed, as it was said last.
     in_the_way: String,
+    /// A complete state of the cluster is in effect.
+    synced: bool,
+    /// What is to be asked of connection tracking, once there is any.
+    conntrack: Option<Conntrack>,
+    /// Node ports are served at every address.
+    all_node_ports: bool,
+    health: Arc<Health>,
+    metrics: Metrics,
+    checks: watch::Sender<Checks>,
 }
 
 impl Control {
@@ -208,7 +231,7 @@ impl Control {
 
     /// Takes in what comes, the first change at once and what has gathered meanwhile together.
     async fn run(mut self) -> Result<()> {
-        let (mut synced, mut others_gone) = (false, false);
+        let mut others_gone = false;
         let mut retry = Retry::default();
         let mut sweeps = time::interval(SWEEP_EVERY);
         loop {
@@ -217,9 +240,9 @@ impl Control {
                     let Some(change) = change else {
                         anyhow::bail!("the source of Services has ended");
                     };
-                    self.reconciler.change(change);
+                    self.take(change);
                     while let Ok(change) = self.changes.try_recv() {
-                        self.reconciler.change(change);
+                        self.take(change);
                     }
                 }
                 Ok(()) = self.addresses.changed() => self.take_addresses()?,
@@ -231,12 +254,13 @@ impl Control {
             let round = self.round();
             retry.note(round.retry, time::Instant::now());
             // What the kernel does not take at the second try either keeps nobody waiting: it has been warned of.
-            if !synced && self.reconciler.is_synced() && (!round.retry || retry.has_failed()) {
-                synced = true;
+            if !self.synced && self.reconciler.is_synced() && (!round.retry || retry.has_failed()) {
+                self.synced = true;
                 self.note_node(true)?;
                 tracing::info!(services = round.planned, "the first complete state is in effect");
             }
-            others_gone = others_gone || synced && self.relieve_other_versions();
+            self.tell(&round);
+            others_gone = others_gone || self.synced && self.relieve_other_versions();
         }
     }
 
@@ -251,6 +275,17 @@ impl Control {
         false
     }
 
+    fn take(&mut self, change: model::Change) {
+        match change {
+            model::Change::Service(_) => self.metrics.note_change(Subject::Service),
+            model::Change::Slice(_) => self.metrics.note_change(Subject::Endpoints),
+            model::Change::Node(_) | model::Change::ServiceCidr(_) => {}
+        }
+        self.metrics.note_queued();
+        self.health.note_pending();
+        self.reconciler.change(change);
+    }
+
     fn round(&mut self) -> Round {
         let start = Instant::now();
         let ended = self.reconciler.maps_mut().ended();
@@ -261,10 +296,36 @@ impl Control {
             // One that is told already need not be told twice.
             gone.try_send(()).ok();
         }
+        if round.planned > 0 {
+            self.metrics.note_round(&round, start.elapsed());
+        }
         if round.changes > 0 {
             tracing::debug!(planned = round.planned, changes = round.changes, elapsed = ?start.elapsed(), "applied");
         }
         round
+    }
+
+    /// Tells whoever asks what is in effect now.
+    fn tell(&mut self, round: &Round) {
+        if !round.retry && self.health.note_applied() && self.synced {
+            self.metrics.note_applied(self.reconciler.take_triggers());
+        }
+        self.health.note_node(self.synced, self.reconciler.is_node_eligible());
+        self.metrics.note_state(self.synced, self.reconciler.unserved(), self.reconciler.usage());
+        for family in IpFamily::ALL {
+            for (policy, clients) in [("internal", Clients::Inside), ("external", Clients::Outside)] {
+                self.metrics.note_no_local_endpoints(family, policy, self.reconciler.without_local(family, clients));
+            }
+        }
+        let addresses = || self.reconciler.node_port_addresses().iter().copied().collect();
+        let checks = Checks { addresses: (!self.all_node_ports).then(addresses), services: self.reconciler.health_checks().clone() };
+        self.checks.send_if_modified(|known| {
+            let differs = *known != checks;
+            if differs {
+                *known = checks;
+            }
+            differs
+        });
     }
 
     /// Looks after what nobody tells of.
@@ -272,6 +333,7 @@ impl Control {
         if let Err(error) = self.reconciler.sweep(Instant::now()) {
             tracing::warn!(error = &error as &dyn std::error::Error, "clearing rows that have rested failed, to be tried again");
         }
+        self.conntrack.take_if(|conntrack| conntrack.apply());
         // What cannot be read is as it was.
         if self.snat_ports.look().unwrap_or(false) { self.take_addresses() } else { Ok(()) }
     }
@@ -377,8 +439,8 @@ impl Retry {
 }
 
 /// Walks the flow tables now and then, on a thread of its own: a walk through full tables takes a while.
-fn spawn_walker(pins: &Pins) -> Result<()> {
-    let mut walker = Walker::open(pins)?;
+fn spawn_walker(pins: &Pins, metrics: Metrics) -> Result<()> {
+    let mut walker = Walker::open(pins, metrics)?;
     let work = move || loop {
         thread::sleep(WALK_EVERY);
         if let Err(error) = walker.walk() {

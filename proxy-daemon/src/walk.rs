@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use bytemuck::Pod;
-use proxy_common::{Family, Flow, FlowKey, FrontendKey, SnatSource, SocketKey, SocketPeer, V4, V6};
+use proxy_common::{Family, Flow, FlowKey, FrontendKey, SnatSource, SocketKey, SocketPeer, V4, V6, maps};
 
 use crate::{
     datapath::Clock,
@@ -11,6 +11,7 @@ use crate::{
     filter,
     fullness::Fullness,
     maps::{Error, KernelMaps, Pins, SocketTable},
+    metrics::Metrics,
     senders,
     taken::{Shortage, Taken},
 };
@@ -21,6 +22,7 @@ const FILTER_EVERY: u32 = 12;
 /// Walks now and again. One thread owns it.
 pub struct Walker {
     maps: KernelMaps,
+    metrics: Metrics,
     clock: Clock,
     seen4: Seen<V4>,
     seen6: Seen<V6>,
@@ -35,9 +37,9 @@ struct Seen<F: Family> {
 
 impl Walker {
     /// Opens what is pinned.
-    pub fn open(pins: &Pins) -> Result<Self> {
+    pub fn open(pins: &Pins, metrics: Metrics) -> Result<Self> {
         let (maps, clock) = (KernelMaps::open(pins)?, Clock::open(&pins.programs())?);
-        Ok(Self { maps, clock, seen4: Seen::default(), seen6: Seen::default(), walks: 0 })
+        Ok(Self { maps, metrics, clock, seen4: Seen::default(), seen6: Seen::default(), walks: 0 })
     }
 
     /// Walks through both tables and does what is due.
@@ -48,22 +50,28 @@ impl Walker {
         let KernelMaps { flows4, flows6, frontends4, frontends6, filter, .. } = &mut self.maps;
         let round =
             if self.walks.is_multiple_of(FILTER_EVERY) { Some(filter::Round::begin(filter, frontends4, frontends6)?) } else { None };
-        self.seen4.walk(Expiry { flows: flows4, frontends: frontends4, now, hz }, round.as_ref(), sources4.into_values())?;
-        self.seen6.walk(Expiry { flows: flows6, frontends: frontends6, now, hz }, round.as_ref(), sources6.into_values())?;
+        let entries4 = self.seen4.walk(Expiry { flows: flows4, frontends: frontends4, now, hz }, round.as_ref(), sources4.into_values())?;
+        let entries6 = self.seen6.walk(Expiry { flows: flows6, frontends: frontends6, now, hz }, round.as_ref(), sources6.into_values())?;
         round.map_or(Ok(()), filter::Round::end)?;
-        forget(&mut self.maps.sockets4, now, hz)?;
-        forget(&mut self.maps.sockets6, now, hz)
+        self.metrics.note_fill(maps::FLOWS_V4, entries4, self.maps.flows4.capacity().into());
+        self.metrics.note_fill(maps::FLOWS_V6, entries6, self.maps.flows6.capacity().into());
+        let entries4 = forget(&mut self.maps.sockets4, now, hz)?;
+        let entries6 = forget(&mut self.maps.sockets6, now, hz)?;
+        self.metrics.note_fill(maps::SOCKETS_V4, entries4, self.maps.sockets4.capacity().into());
+        self.metrics.note_fill(maps::SOCKETS_V6, entries6, self.maps.sockets6.capacity().into());
+        Ok(())
     }
 }
 
-fn forget<F: Family>(sockets: &mut SocketTable<F>, now: u32, hz: u32) -> Result<()>
+/// Yields how many entries are left.
+fn forget<F: Family>(sockets: &mut SocketTable<F>, now: u32, hz: u32) -> Result<u64>
 where
     SocketKey<F>: Pod,
     SocketPeer<F>: Pod,
 {
     let (entries, removed) = senders::forget(sockets, now, hz)?;
     tracing::debug!(family = F::SUFFIX, entries, removed, "sockets");
-    Ok(())
+    Ok(entries - removed)
 }
 
 // === impl Seen ===
@@ -85,7 +93,7 @@ where
         mut expiry: Expiry<'_, F>,
         round: Option<&filter::Round<'_>>,
         sources: impl Iterator<Item = SnatSource<F>>,
-    ) -> Result<(), Error> {
+    ) -> Result<u64, Error> {
         let mut taken = Taken::new(sources);
         let walk = expiry.walk(|key, flow| {
             taken.see(key, flow);
@@ -95,7 +103,7 @@ where
         tracing::debug!(family = F::SUFFIX, entries = walk.entries, removed, "flows");
         self.warn_of_fullness(walk.entries, u64::from(expiry.flows.capacity()));
         self.warn_of_shortage(&taken);
-        Ok(())
+        Ok(walk.entries)
     }
 
     fn warn_of_fullness(&mut self, entries: u64, capacity: u64) {

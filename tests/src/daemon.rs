@@ -112,6 +112,8 @@ impl Builder {
             Source::Kubeconfig(path) => command.arg("--kubeconfig").arg(path),
         };
         command.args(["--hostname-override", self.node.name(), "--cluster-cidr", CLUSTER_CIDR]);
+        // How many connections are tracked is the whole machine's affair.
+        command.args(["--conntrack-max-per-core", "0"]);
         command.arg("--cgroup").arg(&self.cgroup).args(["--socket-lb", self.sockets]).args(&self.args);
         let log = File::options().append(true).create(true).open(&self.log);
         command.stderr(log.context("opening the daemon's log")?).stdout(Stdio::null());

@@ -1,8 +1,10 @@
 //! What the command line means: the only place for defaults that are not flags' own, for ranges and for checks across fields.
 
+mod conntrack;
+mod listen;
 mod node_ports;
 
-use std::{fs, io, ops::RangeInclusive, path::PathBuf};
+use std::{fs, io, net::Ipv4Addr, ops::RangeInclusive, path::PathBuf};
 
 use ipnet::IpNet;
 use proxy_common::{BackendRef, Sockets};
@@ -11,12 +13,19 @@ use proxy_common::{BackendRef, Sockets};
 pub use crate::args::Xdp;
 use crate::{
     args::{Masquerade, RunArgs, SocketLb},
+    conntrack::Conntrack,
+    http::Place,
     net::{Glob, NODE_PORTS, Rules},
     plan::{NodePortAddresses, Settings},
+    telemetry::Telemetry,
 };
 
 /// Where a host's name is, for the network namespace it was given in.
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
+
+/// Where kube-proxy answers, and who asks looks.
+const HEALTHZ_PORT: u16 = 10_256;
+const METRICS_PORT: u16 = 10_249;
 
 /// Everything `shunt run` was told, valid.
 #[derive(Clone, Debug)]
@@ -55,6 +64,10 @@ pub struct Config {
     pub new_flows: u32,
     /// How XDP is used on uplinks.
     pub xdp: Xdp,
+    /// What is asked of connection tracking.
+    pub conntrack: Conntrack,
+    /// Where the daemon answers over HTTP.
+    pub telemetry: Telemetry,
     /// Whether to load the programs that log.
     pub bpf_log: bool,
 }
@@ -128,6 +141,22 @@ pub enum Error {
         /// The largest size.
         max: u32,
     },
+    /// Something that is no time.
+    #[error("--{flag} {value}: not a time such as 90s, 1h or 24h0m0s")]
+    Duration {
+        /// The flag.
+        flag: &'static str,
+        /// What was typed.
+        value: String,
+    },
+    /// Something that is no place to listen.
+    #[error("--{flag} {value}: not an address such as 0.0.0.0, 127.0.0.1:10249 or [::]:10256")]
+    Listen {
+        /// The flag.
+        flag: &'static str,
+        /// What was typed.
+        value: String,
+    },
     /// A pattern that no device can match.
     #[error("--{flag}: a device name is missing between the commas")]
     EmptyGlob {
@@ -182,6 +211,22 @@ impl Config {
             sizes,
             new_flows: in_range("new-flows", args.new_flows, 1, u32::MAX)?,
             xdp: args.xdp,
+            conntrack: conntrack::conntrack(args.conntrack)?,
+            telemetry: Telemetry {
+                healthz: listen::place(
+                    "healthz-bind-address",
+                    args.healthz_bind_address.as_deref(),
+                    HEALTHZ_PORT,
+                    Place::Everywhere(HEALTHZ_PORT),
+                )?,
+                metrics: listen::place(
+                    "metrics-bind-address",
+                    args.metrics_bind_address.as_deref(),
+                    METRICS_PORT,
+                    Place::At((Ipv4Addr::LOCALHOST, METRICS_PORT).into()),
+                )?,
+                mode: args.proxy_mode,
+            },
             bpf_log: args.bpf_log,
         })
     }

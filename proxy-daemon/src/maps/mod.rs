@@ -232,6 +232,12 @@ impl KernelMaps {
         self.ended
     }
 
+    /// The names of all service ports.
+    pub fn service_rows(&self) -> Result<Vec<(ServiceId, ServiceRow)>, Error> {
+        let rows = self.services.iter().map(|entry| entry.map(|(id, row)| (id.0, row.0))).collect::<Result<_, _>>();
+        rows.map_err(|source| Error::Read { map: maps::SERVICES, source })
+    }
+
     /// How many rows each map can hold, by name.
     pub fn capacities(&self) -> Vec<(&'static str, u32)> {
         vec![
@@ -333,7 +339,6 @@ impl Maps for KernelMaps {
     }
 
     fn snapshot(&self) -> Result<Snapshot, Error> {
-        let services = self.services.iter().map(|entry| entry.map(|(id, row)| (id.0, row.0))).collect::<Result<_, _>>();
         let mut frontends = self.frontends4.entries()?;
         frontends.extend(self.frontends6.entries()?);
         let mut sources = self.sources4.entries()?;
@@ -341,7 +346,7 @@ impl Maps for KernelMaps {
         let mut cluster_ips = self.cluster_ips4.entries()?;
         cluster_ips.extend(self.cluster_ips6.entries()?);
         Ok(Snapshot {
-            services: services.map_err(|source| Error::Read { map: maps::SERVICES, source })?,
+            services: self.service_rows()?,
             frontends,
             rows: self.rows.used(|row| row.owner != ServiceId::NONE).map(|(index, row)| (proxy_common::RowIndex(index), row)).collect(),
             backends4: self.backends4.used(|backend| backend.owner != ServiceId::NONE).collect(),

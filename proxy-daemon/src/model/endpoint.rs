@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::SystemTime,
 };
 
 use proxy_common::Protocol;
@@ -23,6 +24,8 @@ pub struct Slice {
     pub ports: Vec<SlicePort>,
     /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// When what it was changed for has happened, as far as it says so.
+    pub triggered: Option<SystemTime>,
 }
 
 /// A port that all endpoints of a slice have. It belongs to the service port of the same name and protocol.
@@ -61,6 +64,12 @@ impl Slice {
     /// The Service this slice belongs to.
     pub fn owner(&self) -> ObjectName {
         ObjectName { namespace: Arc::clone(&self.name.namespace), name: Arc::clone(&self.service) }
+    }
+
+    /// Whether two versions say the same, whenever that was triggered.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let Self { name, service, family, ports, endpoints, triggered: _ } = self;
+        (name, service, family, ports, endpoints) == (&other.name, &other.service, &other.family, &other.ports, &other.endpoints)
     }
 
     /// The port its endpoints have for a service port.
@@ -139,7 +148,10 @@ mod tests {
         };
         let ports = vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 80 }];
         let name = ObjectName::new("default", name);
-        (Arc::clone(&name.name), Slice { name, service: "web".into(), family: IpFamily::V4, ports, endpoints: vec![endpoint] })
+        (
+            Arc::clone(&name.name),
+            Slice { name, service: "web".into(), family: IpFamily::V4, ports, endpoints: vec![endpoint], triggered: None },
+        )
     }
 
     fn merged(records: &[[bool; 3]]) -> [bool; 3] {

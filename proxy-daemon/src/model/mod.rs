@@ -22,6 +22,7 @@ use std::{
     fmt, mem,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::SystemTime,
 };
 
 use claim::Claims;
@@ -83,6 +84,10 @@ pub struct Model {
     dirty: BTreeSet<ServicePortName>,
     /// Services whose slices came while the Service was not there: those to tell of, and those told of.
     orphans: BTreeMap<ObjectName, Told>,
+    /// When what has changed the slices that were taken in was triggered, by the slices' family.
+    triggers: Vec<(IpFamily, SystemTime)>,
+    /// There was a Node object.
+    had_node: bool,
     listed: Listed,
 }
 
@@ -158,6 +163,11 @@ impl Model {
         orphans
     }
 
+    /// When what has been taken in since the last call was triggered, where slices say so.
+    pub fn take_triggers(&mut self) -> Vec<(IpFamily, SystemTime)> {
+        mem::take(&mut self.triggers)
+    }
+
     fn apply_service(&mut self, service: Service) {
         let name = service.name.clone();
         let old = self.services.get(&name);
@@ -201,9 +211,10 @@ impl Model {
         }
         let siblings = self.slices.entry(owner.clone()).or_default();
         let old = siblings.get(&slice.name.name);
-        if old == Some(&slice) {
+        if old.is_some_and(|old| old.is_like(&slice)) {
             return;
         }
+        self.triggers.extend(slice.triggered.map(|time| (slice.family, time)));
         match self.services.get(&owner) {
             Some(service) => self.dirty.extend(fed_ports(service, old.into_iter().chain([&slice]))),
             None if slice.endpoints.is_empty() => {}
@@ -240,6 +251,7 @@ impl Model {
 
     fn set_node(&mut self, node: Option<NodeInfo>) {
         if self.node != node {
+            self.had_node |= node.is_some();
             self.node = node;
             self.mark_all_dirty();
         }
@@ -260,6 +272,12 @@ impl Model {
         self.node.as_ref()
     }
 
+    /// Whether load balancers may send to this node: it is known, and stays. Where there never was a Node object (manifests), there is none to say
+    /// otherwise.
+    pub fn is_node_eligible(&self) -> bool {
+        self.listed.node && self.node.as_ref().map_or(!self.had_node, |node| !node.is_leaving)
+    }
+
     /// The networks that Services have their ClusterIPs from, as far as they are known.
     pub fn service_networks(&self) -> BTreeSet<IpNet> {
         self.service_cidrs.values().flatten().copied().collect()
@@ -278,6 +296,11 @@ impl Model {
     /// All service ports, in order.
     pub fn service_port_names(&self) -> impl Iterator<Item = ServicePortName> + '_ {
         self.services.values().flat_map(port_names)
+    }
+
+    /// A Service.
+    pub fn service(&self, name: &ObjectName) -> Option<&Service> {
+        self.services.get(name)
     }
 
     /// A service port, with its Service.

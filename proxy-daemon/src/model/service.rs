@@ -34,6 +34,8 @@ pub struct Service {
     pub external_policy: TrafficPolicy,
     /// How long a client stays with its backend, when `spec.sessionAffinity` is `ClientIP`.
     pub affinity: Option<Duration>,
+    /// `spec.healthCheckNodePort`, where it means something: where a load balancer asks whether this node has endpoints of the Service.
+    pub health_check_port: Option<u16>,
     /// `spec.ports`: at most one for each pair of name and protocol.
     pub ports: Vec<ServicePort>,
 }
@@ -88,6 +90,7 @@ impl Service {
             internal_policy: TrafficPolicy::Cluster,
             external_policy: TrafficPolicy::Cluster,
             affinity: None,
+            health_check_port: None,
             ports: Vec::new(),
         }
     }

@@ -17,6 +17,7 @@ fn service(name: &str, cluster_ip: &str, external_ips: &[&str], created: i64) ->
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         affinity: None,
+        health_check_port: None,
         ports: [("", 80), ("metrics", 90)].map(|(name, port)| service_port(name, port)).into(),
     }
 }
@@ -41,6 +42,7 @@ fn slice(name: &str, service: &str, endpoints: &[&str]) -> Slice {
         family: IpFamily::V4,
         ports: vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }],
         endpoints: endpoints.iter().map(endpoint).collect(),
+        triggered: None,
     }
 }
 

@@ -141,6 +141,7 @@ fn service() -> impl Strategy<Value = Service> {
             internal_policy,
             external_policy,
             affinity: has_affinity.then_some(Duration::from_mins(1)),
+            health_check_port: None,
             ports,
         }
     })
@@ -166,6 +167,7 @@ fn slice() -> impl Strategy<Value = Slice> {
         family,
         ports: ports.into_iter().map(|(name, protocol)| SlicePort { name: name.into(), protocol, port: number }).collect(),
         endpoints: endpoints.into_iter().map(|(host, endpoint)| in_family(family, host, endpoint)).collect(),
+        triggered: None,
     })
 }
 
@@ -203,5 +205,6 @@ fn node() -> impl Strategy<Value = NodeInfo> {
         name: "n1".into(),
         zone: zone.map(Arc::from),
         node_ips,
+        is_leaving: false,
     })
 }

@@ -8,6 +8,7 @@ mod dump;
 mod endpoints;
 mod facts;
 mod frontends;
+mod health;
 #[cfg(test)]
 mod history_tests;
 mod node_ports;
@@ -32,6 +33,7 @@ pub use self::{
     backend::Backend,
     dump::dump,
     facts::{Machine, NodeFacts},
+    health::{HealthCheck, health_check},
     node_ports::NodePortAddresses,
     settings::{Masquerade, Settings},
 };
@@ -49,6 +51,15 @@ pub enum FrontendKind {
     ExternalIp,
     /// `status.loadBalancer.ingress[].ip`.
     LoadBalancerIp,
+}
+
+/// Who dials, as policies tell clients apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Clients {
+    /// Inside the cluster.
+    Inside,
+    /// Outside of it.
+    Outside,
 }
 
 /// Who serves a new flow.
@@ -116,6 +127,16 @@ struct Sets {
 // === impl ServicePlan ===
 
 impl ServicePlan {
+    /// For which clients there are endpoints, but none that they may have from here.
+    pub fn without_local(&self) -> BTreeSet<(IpFamily, Clients)> {
+        let lacks = |(frontend, plan): (&FrontendAddr, &FrontendPlan)| {
+            let sets = [(Clients::Inside, &plan.internal), (Clients::Outside, &plan.external)];
+            let family = IpFamily::of(frontend.addr);
+            sets.into_iter().filter(|(_, set)| **set == BackendSet::Drop).map(move |(clients, _)| (family, clients)).collect::<Vec<_>>()
+        };
+        self.frontends.iter().flat_map(lacks).collect()
+    }
+
     fn add_family(&mut self, model: &Model, facts: &NodeFacts, of: (&Service, &ServicePort), family: IpFamily) {
         let (service, port) = of;
         let name = service.name.port(&port.name, port.protocol);

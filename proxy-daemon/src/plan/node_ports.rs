@@ -30,6 +30,15 @@ impl NodePortAddresses {
         self.networks.iter().any(|network| network.network().is_loopback())
     }
 
+    /// Whether every address that the node has or will have is meant.
+    pub fn are_all(&self) -> bool {
+        let is_unlimited = |family| {
+            let mut networks = self.networks.iter().filter(|network| IpFamily::of(network.network()) == family).peekable();
+            networks.peek().is_none() || networks.any(|network| network.prefix_len() == 0)
+        };
+        !self.primary && IpFamily::ALL.into_iter().all(is_unlimited)
+    }
+
     /// The addresses that are meant, of those that the Node object names and those that devices have.
     pub(super) fn choose(&self, node_ips: &[IpAddr], own: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
         let mut chosen: Vec<IpAddr> = if self.primary { node_ips.to_vec() } else { Vec::new() };
@@ -50,6 +59,20 @@ impl NodePortAddresses {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_is_what_has_no_limits_in_either_family() {
+        for (primary, networks, expected) in [
+            (true, &[][..], false),
+            (true, &["0.0.0.0/0", "::/0"], false),
+            (false, &["0.0.0.0/0", "::/0"], true),
+            (false, &["0.0.0.0/0"], true),
+            (false, &["10.0.0.0/8", "::/0"], false),
+        ] {
+            let networks = networks.iter().map(|network| network.parse().unwrap()).collect();
+            assert_eq!(NodePortAddresses { primary, networks, loopback: Vec::new() }.are_all(), expected);
+        }
+    }
 
     #[test]
     fn networks_and_the_nodes_own_addresses_add_up() {

@@ -106,6 +106,7 @@ fn planned(row: &Row) -> ServicePlan {
         internal_policy,
         external_policy,
         affinity: None,
+        health_check_port: None,
         ports: vec![ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: 30_080 }],
     };
     let endpoints = row.endpoints.split(", ").filter_map(endpoint).map(|(_, is_local, mut endpoint)| {
@@ -118,6 +119,7 @@ fn planned(row: &Row) -> ServicePlan {
         family: IpFamily::V4,
         ports: vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }],
         endpoints: endpoints.collect(),
+        triggered: None,
     };
     let model = model_of([Change::Service(Event::Applied(service)), Change::Slice(Event::Applied(slice))]);
     let facts = NodeFacts::new(&Arc::default(), "n1", None, &Machine::with(&["192.0.2.1".parse().unwrap()]));

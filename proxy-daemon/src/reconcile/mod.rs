@@ -14,7 +14,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant, SystemTime},
 };
 
 use ipnet::IpNet;
@@ -22,8 +22,8 @@ use ipnet::IpNet;
 use crate::{
     fullness::Fullness,
     maps::{self, Maps},
-    model::{Change, Model, ServicePortName},
-    plan::{Machine, NodeFacts, Settings, plan},
+    model::{Change, IpFamily, Model, ObjectName, ServicePortName},
+    plan::{Clients, HealthCheck, Machine, NodeFacts, ServicePlan, Settings, health_check, plan},
     tables::{self, Fill, Sizes, Tables, Usage},
 };
 
@@ -39,6 +39,19 @@ pub struct Round {
     pub changes: usize,
     /// Something could not be applied: [`Reconciler::retry`] and another round are due soon.
     pub retry: bool,
+    /// Where the time went.
+    pub phases: Phases,
+}
+
+/// How long a round took, step by step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// From the model to plans.
+    pub plan: Duration,
+    /// From plans to what differs in the tables.
+    pub tables: Duration,
+    /// From there to the kernel.
+    pub maps: Duration,
 }
 
 /// Owns the state of the control path. One task drives it.
@@ -60,6 +73,10 @@ pub struct Reconciler<M> {
     fullness: BTreeMap<&'static str, Fullness>,
     /// The networks of Services that there was no room for when that was said last.
     overflow: Vec<IpNet>,
+    /// What load balancers are to hear of the Services that say where to ask.
+    health_checks: BTreeMap<ObjectName, HealthCheck>,
+    /// Those that have endpoints, but for some clients none here.
+    without_local: BTreeMap<ServicePortName, BTreeSet<(IpFamily, Clients)>>,
 }
 
 impl<M: Maps> Reconciler<M> {
@@ -81,6 +98,8 @@ impl<M: Maps> Reconciler<M> {
             failed: Vec::new(),
             fullness: BTreeMap::new(),
             overflow: Vec::new(),
+            health_checks: BTreeMap::new(),
+            without_local: BTreeMap::new(),
         }
     }
 
@@ -110,6 +129,36 @@ impl<M: Maps> Reconciler<M> {
     /// How full the tables are.
     pub fn usage(&self) -> Option<Usage> {
         self.tables.as_ref().map(Tables::usage)
+    }
+
+    /// How many service ports are not served as they should be: they do not fit, or the kernel refuses a change.
+    pub fn unserved(&self) -> usize {
+        self.refused.len() + self.failed.len()
+    }
+
+    /// What load balancers are to hear of the Services that say where to ask, as of what is in effect.
+    pub fn health_checks(&self) -> &BTreeMap<ObjectName, HealthCheck> {
+        &self.health_checks
+    }
+
+    /// How many service ports have endpoints, but for these clients none on this node, as their policy asks.
+    pub fn without_local(&self, family: IpFamily, clients: Clients) -> usize {
+        self.without_local.values().filter(|lacks| lacks.contains(&(family, clients))).count()
+    }
+
+    /// Whether load balancers may send to this node.
+    pub fn is_node_eligible(&self) -> bool {
+        self.model.is_node_eligible()
+    }
+
+    /// The addresses at which node ports are served.
+    pub fn node_port_addresses(&self) -> &[IpAddr] {
+        &self.facts.node_port_addresses
+    }
+
+    /// When what has been taken in since the last call was triggered.
+    pub fn take_triggers(&mut self) -> Vec<(IpFamily, SystemTime)> {
+        self.model.take_triggers()
     }
 
     /// The maps.
@@ -145,7 +194,7 @@ impl<M: Maps> Reconciler<M> {
             }
             let failed_before = self.failed.len();
             let [due, failed] = self.due();
-            let passed = self.pass(due, &mut round).and_then(|()| if failed.is_empty() { Ok(()) } else { self.pass(failed, &mut round) });
+            let passed = self.pass(&due, &mut round).and_then(|()| if failed.is_empty() { Ok(()) } else { self.pass(&failed, &mut round) });
             if passed.is_ok() {
                 round.retry = !self.failed.is_empty();
                 self.note_fullness();
@@ -161,27 +210,38 @@ impl<M: Maps> Reconciler<M> {
     }
 
     /// Brings service ports to their plans, and then what concerns them all. Ends when the kernel refuses a change.
-    fn pass(&mut self, names: Vec<ServicePortName>, round: &mut Round) -> Result<(), Refused> {
+    fn pass(&mut self, names: &[ServicePortName], round: &mut Round) -> Result<(), Refused> {
         let left = self.left_alone();
         let gone: Vec<_> = names.iter().filter(|name| !self.model.has_service(&name.service())).cloned().collect();
         round.changes += self.apply_to_all(|tables| [tables.leave(&left), tables.release(&gone)].concat())?;
         for name in names {
             round.planned += 1;
-            // The time of each by itself: what it takes away rests from then on, however long the round is.
-            match self.bring(&name, Instant::now()) {
+            match self.bring(name, &mut round.phases) {
                 Ok(changes) => round.changes += changes,
-                Err(Failure::Tables(error)) => self.note_refusal(&name, &error),
+                Err(Failure::Tables(error)) => self.note_refusal(name, &error),
                 Err(Failure::Maps(error)) => {
-                    self.note_failure(name, error);
+                    self.note_failure(name.clone(), error);
                     return Err(Refused);
                 }
             }
-            self.failed.retain(|(failed, _)| *failed != name);
+            self.failed.retain(|(failed, _)| failed != name);
         }
         // After the ClusterIPs: what is in the networks and is none of them is dropped.
         round.changes += self.apply_to_all(|tables| [tables.write_claims(), tables.leave_only(&left)].concat())?;
         round.changes += self.bring_networks()?;
+        self.note_health(names);
         Ok(())
+    }
+
+    /// Brings what load balancers hear to what is in effect for these.
+    fn note_health(&mut self, names: &[ServicePortName]) {
+        let services: BTreeSet<_> = names.iter().map(ServicePortName::service).collect();
+        for name in services {
+            match health_check(&self.model, &self.facts, &name) {
+                Some(check) => drop(self.health_checks.insert(name, check)),
+                None => drop(self.health_checks.remove(&name)),
+            }
+        }
     }
 
     /// The addresses of which nothing is refused or dropped, although Services have theirs there: the node's own, and those of other proxies'
@@ -291,12 +351,25 @@ impl<M: Maps> Reconciler<M> {
     }
 
     /// Brings one service port to its plan.
-    fn bring(&mut self, name: &ServicePortName, now: Instant) -> Result<usize, Failure> {
+    fn bring(&mut self, name: &ServicePortName, phases: &mut Phases) -> Result<usize, Failure> {
+        let begin = Instant::now();
         let plan = plan(&self.model, &self.facts, name);
         let Some(tables) = &mut self.tables else { return Ok(0) };
-        let changes = tables.set(name, plan.as_ref(), now).map_err(Failure::Tables)?;
+        // The time of each by itself: what it takes away rests from then on, however long the round is.
+        let planned = Instant::now();
+        phases.plan += planned - begin;
+        let changes = tables.set(name, plan.as_ref(), planned).map_err(Failure::Tables)?;
+        let compared = Instant::now();
+        phases.tables += compared - planned;
         for change in &changes {
             self.maps.apply(change).map_err(Failure::Maps)?;
+        }
+        phases.maps += compared.elapsed();
+        let lacks = plan.as_ref().map(ServicePlan::without_local).unwrap_or_default();
+        if lacks.is_empty() {
+            self.without_local.remove(name);
+        } else {
+            self.without_local.insert(name.clone(), lacks);
         }
         if self.refused.remove(name).is_some() && plan.is_some() {
             tracing::info!(service = %name, "the service is served now");

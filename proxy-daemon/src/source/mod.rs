@@ -12,7 +12,7 @@ use std::{io, path::PathBuf};
 
 use tokio::sync::mpsc;
 
-use crate::{config::Source, model::Change};
+use crate::{config::Source, metrics::Metrics, model::Change};
 
 /// How many changes may wait. A full channel slows the source down and loses nothing.
 const CAPACITY: usize = 256;
@@ -42,12 +42,12 @@ pub enum Error {
 }
 
 /// Starts a source, which runs until the receiver is dropped.
-pub async fn start(source: &Source, node_name: &str) -> Result<mpsc::Receiver<Change>, Error> {
+pub async fn start(source: &Source, node_name: &str, metrics: &Metrics) -> Result<mpsc::Receiver<Change>, Error> {
     let (changes, receiver) = mpsc::channel(CAPACITY);
     match source {
-        Source::Kubeconfig(file) => kube::start(Some(file), node_name, &changes).await?,
-        Source::InCluster => kube::start(None, node_name, &changes).await?,
-        Source::Manifests(directory) => manifests::start(directory, node_name, changes)?,
+        Source::Kubeconfig(file) => kube::start(Some(file), node_name, metrics, &changes).await?,
+        Source::InCluster => kube::start(None, node_name, metrics, &changes).await?,
+        Source::Manifests(directory) => manifests::start(directory, node_name, metrics, changes)?,
     }
     Ok(receiver)
 }

@@ -85,7 +85,7 @@ pub struct Sizes {
 }
 
 /// How much of a map is in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fill {
     /// What is in use. What rests is not.
     pub used: u32,
@@ -94,7 +94,7 @@ pub struct Fill {
 }
 
 /// How full the maps are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Frontends of IPv4.
     pub frontends4: Fill,

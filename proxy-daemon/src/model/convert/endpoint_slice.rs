@@ -1,10 +1,16 @@
 //! `EndpointSlice`s.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
-use k8s_openapi::api::discovery::v1::{self as api, EndpointConditions};
+use k8s_openapi::{
+    api::discovery::v1::{self as api, EndpointConditions},
+    jiff::Timestamp,
+};
 
-use super::{Converted, LABEL_HEADLESS, LABEL_SERVICE_NAME, Problem, collect, label, object_name, port_number, protocol, unicast_address};
+use super::{
+    ANNOTATION_TRIGGERED, Converted, LABEL_HEADLESS, LABEL_SERVICE_NAME, Problem, collect, label, object_name, port_number, protocol,
+    unicast_address,
+};
 use crate::model::{Endpoint, IpFamily, Slice, SlicePort};
 
 /// Converts an `EndpointSlice`. Nothing is left of one that holds names instead of addresses, or belongs to a headless Service.
@@ -25,12 +31,19 @@ pub fn endpoint_slice(slice: &api::EndpointSlice) -> Converted<Slice> {
         family,
         ports: collect(&mut problems, ports),
         endpoints: collect(&mut problems, slice.endpoints.iter().map(|record| endpoint(family, record))),
+        triggered: triggered(slice),
         name: name.clone(),
     };
     // Thousands of endpoints may share one problem.
     problems.sort();
     problems.dedup();
     Converted { name, object: Some(object), problems }
+}
+
+/// One that is no time is none: nothing but a measurement depends on it.
+fn triggered(slice: &api::EndpointSlice) -> Option<SystemTime> {
+    let text = slice.metadata.annotations.as_ref()?.get(ANNOTATION_TRIGGERED)?;
+    text.parse::<Timestamp>().ok().map(SystemTime::from)
 }
 
 fn family(problems: &mut Vec<Problem>, address_type: &str) -> Option<IpFamily> {
@@ -86,6 +99,8 @@ fn first_address(family: IpFamily, addresses: &[String]) -> Result<IpAddr, Probl
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proxy_common::Protocol;
 
     use super::*;
@@ -101,6 +116,19 @@ mod tests {
         let [endpoint] = slice.endpoints.try_into().unwrap();
         assert_eq!((endpoint.ready, endpoint.serving, endpoint.terminating), (true, true, false));
         assert_eq!((endpoint.addr, endpoint.node), ("10.0.0.1".parse().unwrap(), None));
+    }
+
+    #[test]
+    fn when_a_change_was_triggered_is_an_annotation() {
+        let of = |annotation: &str| {
+            let metadata = format!("name: web-1, labels: {{kubernetes.io/service-name: web}}, annotations: {{{annotation}}}");
+            let text = format!("metadata: {{{metadata}}}\naddressType: IPv4\nendpoints: []");
+            endpoint_slice(&serde_yaml_ng::from_str(&text).unwrap()).object.unwrap().triggered
+        };
+        let expected = SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_225_600_500);
+        assert_eq!(of("endpoints.kubernetes.io/last-change-trigger-time: \"2026-01-01T00:00:00.5Z\""), Some(expected));
+        assert_eq!(of("endpoints.kubernetes.io/last-change-trigger-time: yesterday"), None);
+        assert_eq!(of("other: thing"), None);
     }
 
     #[test]

@@ -118,6 +118,8 @@ pub enum Problem {
 const LABEL_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// The label on the slices of headless Services, whatever its value.
 const LABEL_HEADLESS: &str = "service.kubernetes.io/headless";
+/// On slices: when the pod, or whatever it was, has changed.
+const ANNOTATION_TRIGGERED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
 const LABEL_ZONE: &str = "topology.kubernetes.io/zone";
 

@@ -7,6 +7,9 @@ use k8s_openapi::api::core::v1 as api;
 use super::{Converted, LABEL_ZONE, address, collect, label, object_name};
 use crate::model::{IpFamily, NodeInfo};
 
+/// The taint by which an autoscaler says which node it will delete, whatever its effect.
+const TAINT_LEAVING: &str = "ToBeDeletedByClusterAutoscaler";
+
 /// Converts a Node.
 pub fn node(node: &api::Node) -> Converted<NodeInfo> {
     let name = object_name(&node.metadata);
@@ -19,8 +22,13 @@ pub fn node(node: &api::Node) -> Converted<NodeInfo> {
         name: Arc::clone(&name.name),
         zone: label(&node.metadata, LABEL_ZONE).filter(|zone| !zone.is_empty()).map(Arc::from),
         node_ips: one_of_each_family(&addrs),
+        is_leaving: node.metadata.deletion_timestamp.is_some() || taints(node).any(|taint| taint.key == TAINT_LEAVING),
     };
     Converted { name, object: Some(object), problems }
+}
+
+fn taints(node: &api::Node) -> impl Iterator<Item = &api::Taint> {
+    node.spec.iter().flat_map(|spec| spec.taints.iter().flatten())
 }
 
 fn one_of_each_family(addrs: &[IpAddr]) -> Vec<IpAddr> {
@@ -42,5 +50,21 @@ mod tests {
         let node = node(&serde_yaml_ng::from_str(text).unwrap()).object.unwrap();
         assert_eq!(node.node_ips, ["fd00::1".parse::<IpAddr>().unwrap(), "192.0.2.1".parse().unwrap()]);
         assert_eq!(node.zone, None, "an empty label is none");
+    }
+
+    #[test]
+    fn who_is_deleted_or_will_be_is_leaving_and_who_is_cordoned_is_not() {
+        for (text, leaves) in [
+            ("metadata: {name: n1}", false),
+            ("metadata: {name: n1, deletionTimestamp: \"2026-01-01T00:00:00Z\"}", true),
+            ("metadata: {name: n1}\nspec: {taints: [{key: ToBeDeletedByClusterAutoscaler, effect: NoSchedule}]}", true),
+            (
+                "metadata: {name: n1}\nspec: {unschedulable: true, taints: [{key: node.kubernetes.io/unschedulable, effect: NoSchedule}]}",
+                false,
+            ),
+        ] {
+            let node = node(&serde_yaml_ng::from_str(text).unwrap()).object.unwrap();
+            assert_eq!(node.is_leaving, leaves, "{text}");
+        }
     }
 }

@@ -24,7 +24,7 @@ pub fn service(service: &api::Service) -> Converted<Service> {
     if label(&service.metadata, LABEL_PROXY_NAME).is_some() {
         return Converted { object: Some(Service::of_another_proxy(name.clone(), cluster_ips)), name, problems };
     }
-    let object = Service {
+    let mut object = Service {
         created: service.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
         is_ours: true,
         kind,
@@ -35,9 +35,14 @@ pub fn service(service: &api::Service) -> Converted<Service> {
         internal_policy: policy(&mut problems, "spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref()),
         external_policy: policy(&mut problems, "spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref()),
         affinity: affinity(&mut problems, spec),
+        health_check_port: None,
         ports: ports(&mut problems, spec),
         name: name.clone(),
     };
+    // It outlives, in the object, what it is for.
+    if kind == ServiceKind::LoadBalancer && object.external_policy_is_local() {
+        object.health_check_port = health_check_port(&mut problems, spec);
+    }
     Converted { name, object: Some(object), problems }
 }
 
@@ -49,6 +54,12 @@ fn kind(spec: &ServiceSpec) -> Option<ServiceKind> {
         Some("LoadBalancer") => Some(ServiceKind::LoadBalancer),
         Some(_) => None,
     }
+}
+
+/// Zero is none.
+fn health_check_port(problems: &mut Vec<Problem>, spec: &ServiceSpec) -> Option<u16> {
+    let port = spec.health_check_node_port.filter(|port| *port != 0)?;
+    collect(problems, [port_number("spec.healthCheckNodePort", port)]).pop()
 }
 
 /// `clusterIPs`, or `clusterIP` of objects from before there was more than one. `None` means headless.

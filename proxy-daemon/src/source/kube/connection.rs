@@ -15,6 +15,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::backoff::Backoff;
+use crate::metrics::Metrics;
 
 /// The first and the longest time between two looks for a server that is away.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
@@ -25,6 +26,7 @@ const LOOK_FOR: Duration = Duration::from_secs(5);
 /// Shared by all watches of one server.
 pub(super) struct Connection {
     client: Client,
+    metrics: Metrics,
     is_lost: watch::Sender<bool>,
     look_for: Duration,
 }
@@ -32,8 +34,19 @@ pub(super) struct Connection {
 // === impl Connection ===
 
 impl Connection {
-    pub(super) fn new(client: Client) -> Self {
-        Self { client, is_lost: watch::Sender::new(false), look_for: LOOK_FOR }
+    pub(super) fn new(client: Client, metrics: Metrics) -> Self {
+        metrics.note_server(false);
+        Self { client, metrics, is_lost: watch::Sender::new(false), look_for: LOOK_FOR }
+    }
+
+    /// Notes that the server has answered.
+    pub(super) fn answered(&self) {
+        self.metrics.note_server(true);
+    }
+
+    /// Where what is counted goes.
+    pub(super) const fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Notes that the server did not answer. The first to notice says so and looks for it.
@@ -41,6 +54,7 @@ impl Connection {
         if self.is_lost.send_replace(true) {
             return;
         }
+        self.metrics.note_server(false);
         warn!(error = chain(error), "the API server does not answer; what is known stays in use");
         let connection = Arc::clone(self);
         tokio::spawn(async move { connection.look().await });
@@ -59,6 +73,7 @@ impl Connection {
             sleep(backoff.wait(Instant::now())).await;
             if self.is_there().await {
                 info!(elapsed = ?since.elapsed(), "the API server is back");
+                self.answered();
                 self.is_lost.send_replace(false);
                 return;
             }
@@ -120,7 +135,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let client = client(Config::new(url.parse().unwrap())).unwrap();
-        let connection = Arc::new(Connection { look_for: Duration::from_millis(200), ..Connection::new(client) });
+        let connection = Arc::new(Connection { look_for: Duration::from_millis(200), ..Connection::new(client, Metrics::default()) });
         let server = async {
             let (mut silent, _) = listener.accept().await.unwrap();
             assert!(silent.read(&mut [0; 1024]).await.unwrap() > 0);

@@ -36,7 +36,10 @@ use self::{
     watch::Watch,
 };
 use super::Error;
-use crate::model::{Change, convert};
+use crate::{
+    metrics::Metrics,
+    model::{Change, convert},
+};
 
 /// A server that does not accept a connection in this time is away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,12 +55,17 @@ const SERVICE_FIELDS: &str = "spec.clusterIP!=None";
 const SLICE_LABELS: &str = "!service.kubernetes.io/headless";
 
 /// Starts the watches. Only a configuration that cannot be used is an error.
-pub(super) async fn start(kubeconfig: Option<&Path>, node_name: &str, changes: &mpsc::Sender<Change>) -> Result<(), Error> {
+pub(super) async fn start(
+    kubeconfig: Option<&Path>,
+    node_name: &str,
+    metrics: &Metrics,
+    changes: &mpsc::Sender<Change>,
+) -> Result<(), Error> {
     let client = match kubeconfig {
         Some(file) => from_file(file).await.map_err(|source| Error::Kubeconfig { file: file.to_owned(), source })?,
         None => from_pod().map_err(Error::InCluster)?,
     };
-    let connection = Arc::new(Connection::new(client.clone()));
+    let connection = Arc::new(Connection::new(client.clone(), metrics.clone()));
     let services = Watch {
         kind: "Service",
         api: Api::<Unconditional<Service>>::all(client.clone()),

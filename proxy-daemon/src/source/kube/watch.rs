@@ -80,7 +80,7 @@ where
     /// Runs until nobody listens any more.
     pub(super) async fn run(self, connection: Arc<Connection>, changes: mpsc::Sender<Change>) {
         let mut progress = Progress {
-            problems: ProblemLog::new(self.kind),
+            problems: ProblemLog::new(self.kind, connection.metrics().clone()),
             watch: self,
             connection,
             changes,
@@ -225,6 +225,7 @@ where
 
     /// Notes that the server does what it is asked.
     fn accepted(&mut self) {
+        self.connection.answered();
         if std::mem::take(&mut self.refused) >= REFUSALS {
             info!(kind = self.watch.kind, "the API server now does as it is asked");
         }
