@@ -77,6 +77,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
     pub kubeconfig: Option<PathBuf>,
 
+    /// The API servers, asked in turn while one does not answer, in place of the one that --kubeconfig or the pod's environment names
+    #[arg(long, alias = "master", value_name = "URL", value_delimiter = ',', env = "SHUNT_API_SERVERS", conflicts_with = "manifests")]
+    pub api_servers: Vec<String>,
+
     /// Take Services from the manifests in this directory, and follow them as they change
     #[arg(long, value_name = "DIR")]
     pub manifests: Option<PathBuf>,

@@ -67,7 +67,7 @@ async fn serve(config: Config) -> Result<()> {
         tracing::warn!("node ports are not served at loopback, though --nodeport-addresses names it: that takes --socket-lb");
     }
     let metrics = Metrics::default();
-    let changes = source::start(&config.source, &config.node_name, &metrics).await?;
+    let changes = source::start(&config.source, &config.api_servers, &config.node_name, &metrics).await?;
     let options = datapath::Options {
         sizes: config.sizes,
         programs: if config.xdp == Xdp::Off { Programs::Tc } else { Programs::All },

@@ -33,7 +33,7 @@ mod tests {
 
     impl Planner {
         async fn follow(directory: &Path) -> Self {
-            let changes = source::start(&Source::Manifests(directory.to_owned()), NODE, &Metrics::default()).await.unwrap();
+            let changes = source::start(&Source::Manifests(directory.to_owned()), &[], NODE, &Metrics::default()).await.unwrap();
             let mut planner = Self { changes, model: Model::default() };
             while !planner.model.has_synced() {
                 planner.wait().await;

@@ -1,5 +1,6 @@
 //! What the command line means: the only place for defaults that are not flags' own, for ranges and for checks across fields.
 
+mod api_servers;
 mod conntrack;
 mod listen;
 mod node_ports;
@@ -32,6 +33,8 @@ const METRICS_PORT: u16 = 10_249;
 pub struct Config {
     /// Where Services come from.
     pub source: Source,
+    /// The URLs of the API servers to ask in turn; the source's own, if there are none.
+    pub api_servers: Vec<String>,
     /// The name of the own Node.
     pub node_name: String,
     /// The networks of all nodes' pods.
@@ -141,6 +144,12 @@ pub enum Error {
         /// The largest size.
         max: u32,
     },
+    /// Something that no server can be asked at.
+    #[error("--api-servers {value}: not a URL such as https://192.0.2.1:6443, nor a host or an address with or without a port")]
+    ApiServer {
+        /// What was typed.
+        value: String,
+    },
     /// Something that is no time.
     #[error("--{flag} {value}: not a time such as 90s, 1h or 24h0m0s")]
     Duration {
@@ -195,6 +204,7 @@ impl Config {
                 (Some(file), None) => Source::Kubeconfig(file),
                 (None, None) => Source::InCluster,
             },
+            api_servers: api_servers::api_servers(&args.api_servers)?,
             node_name: node_name(args.hostname_override)?,
             cluster_cidrs: args.cluster_cidr.into_iter().map(cidr).collect::<Result<_, _>>()?,
             bpffs,

@@ -42,11 +42,11 @@ pub enum Error {
 }
 
 /// Starts a source, which runs until the receiver is dropped.
-pub async fn start(source: &Source, node_name: &str, metrics: &Metrics) -> Result<mpsc::Receiver<Change>, Error> {
+pub async fn start(source: &Source, api_servers: &[String], node_name: &str, metrics: &Metrics) -> Result<mpsc::Receiver<Change>, Error> {
     let (changes, receiver) = mpsc::channel(CAPACITY);
     match source {
-        Source::Kubeconfig(file) => kube::start(Some(file), node_name, metrics, &changes).await?,
-        Source::InCluster => kube::start(None, node_name, metrics, &changes).await?,
+        Source::Kubeconfig(file) => kube::start(Some(file), api_servers, node_name, metrics, &changes).await?,
+        Source::InCluster => kube::start(None, api_servers, node_name, metrics, &changes).await?,
         Source::Manifests(directory) => manifests::start(directory, node_name, metrics, changes)?,
     }
     Ok(receiver)

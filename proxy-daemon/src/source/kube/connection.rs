@@ -14,7 +14,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::backoff::Backoff;
+use super::{backoff::Backoff, servers::Servers};
 use crate::metrics::Metrics;
 
 /// The first and the longest time between two looks for a server that is away.
@@ -26,6 +26,7 @@ const LOOK_FOR: Duration = Duration::from_secs(5);
 /// Shared by all watches of one server.
 pub(super) struct Connection {
     client: Client,
+    servers: Servers,
     metrics: Metrics,
     is_lost: watch::Sender<bool>,
     look_for: Duration,
@@ -34,9 +35,9 @@ pub(super) struct Connection {
 // === impl Connection ===
 
 impl Connection {
-    pub(super) fn new(client: Client, metrics: Metrics) -> Self {
+    pub(super) fn new(client: Client, servers: Servers, metrics: Metrics) -> Self {
         metrics.note_server(false);
-        Self { client, metrics, is_lost: watch::Sender::new(false), look_for: LOOK_FOR }
+        Self { client, servers, metrics, is_lost: watch::Sender::new(false), look_for: LOOK_FOR }
     }
 
     /// Notes that the server has answered.
@@ -55,7 +56,17 @@ impl Connection {
             return;
         }
         self.metrics.note_server(false);
-        warn!(error = chain(error), "the API server does not answer; what is known stays in use");
+        let error = chain(error);
+        if self.servers.are_by_environment() {
+            warn!(
+                server = %self.servers, error,
+                "the API server does not answer; what is known stays in use (nobody serves the address of the Service kubernetes before shunt \
+                 does: --api-servers names the servers' own)"
+            );
+        } else {
+            warn!(server = %self.servers, error, "the API server does not answer; what is known stays in use");
+        }
+        self.servers.turn();
         let connection = Arc::clone(self);
         tokio::spawn(async move { connection.look().await });
     }
@@ -72,11 +83,12 @@ impl Connection {
         loop {
             sleep(backoff.wait(Instant::now())).await;
             if self.is_there().await {
-                info!(elapsed = ?since.elapsed(), "the API server is back");
+                info!(server = %self.servers, elapsed = ?since.elapsed(), "the API server is back");
                 self.answered();
                 self.is_lost.send_replace(false);
                 return;
             }
+            self.servers.turn();
         }
     }
 
@@ -123,26 +135,52 @@ mod tests {
     use kube::Config;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpListener,
+        net::{TcpListener, TcpStream},
     };
 
     use super::*;
     use crate::source::kube::client;
 
+    async fn answer(stream: &mut TcpStream) {
+        let list = r#"{"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {}, "items": []}"#;
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", list.len());
+        stream.write_all((head + list).as_bytes()).await.unwrap();
+    }
+
+    fn url(listener: &TcpListener) -> String {
+        format!("http://{}", listener.local_addr().unwrap())
+    }
+
+    #[tokio::test]
+    async fn where_one_server_is_away_the_next_is_asked() {
+        let [away, there] = [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
+        let urls = [url(&away), url(&there)];
+        drop(away);
+        let (client, servers) = client(Config::new("http://127.0.0.1:1".parse().unwrap()), &urls).unwrap();
+        let connection = Arc::new(Connection::new(client.clone(), servers, Metrics::default()));
+        let error = Api::<Service>::all(client).list_metadata(&ListParams::default()).await.unwrap_err();
+        assert!(is_away(&error), "{error}");
+        connection.lost(&error);
+        let server = async {
+            let (mut stream, _) = there.accept().await.unwrap();
+            answer(&mut stream).await;
+            stream
+        };
+        let (_stream, ()) = timeout(Duration::from_mins(1), async { tokio::join!(server, connection.returned()) }).await.unwrap();
+    }
+
     /// The connection is there, and the question was taken.
     #[tokio::test]
     async fn a_server_that_never_answers_a_look_is_looked_for_again() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let client = client(Config::new(url.parse().unwrap())).unwrap();
-        let connection = Arc::new(Connection { look_for: Duration::from_millis(200), ..Connection::new(client, Metrics::default()) });
+        let (client, servers) = client(Config::new(url(&listener).parse().unwrap()), &[]).unwrap();
+        let connection = Connection::new(client, servers, Metrics::default());
+        let connection = Arc::new(Connection { look_for: Duration::from_millis(200), ..connection });
         let server = async {
             let (mut silent, _) = listener.accept().await.unwrap();
             assert!(silent.read(&mut [0; 1024]).await.unwrap() > 0);
             let (mut second, _) = listener.accept().await.unwrap();
-            let list = r#"{"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {}, "items": []}"#;
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", list.len());
-            second.write_all((head + list).as_bytes()).await.unwrap();
+            answer(&mut second).await;
             silent
         };
         connection.lost(&kube::Error::LinesCodecMaxLineLengthExceeded);

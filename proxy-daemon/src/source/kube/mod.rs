@@ -5,12 +5,14 @@
 
 mod backoff;
 mod connection;
+mod servers;
 mod tls;
 mod unconditional;
 mod watch;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use hyper::Uri;
 use hyper_timeout::TimeoutConnector;
 use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
@@ -32,6 +34,7 @@ use tower::{BoxError, ServiceBuilder};
 
 use self::{
     connection::{Connection, chain},
+    servers::Servers,
     unconditional::Unconditional,
     watch::Watch,
 };
@@ -57,15 +60,16 @@ const SLICE_LABELS: &str = "!service.kubernetes.io/headless";
 /// Starts the watches. Only a configuration that cannot be used is an error.
 pub(super) async fn start(
     kubeconfig: Option<&Path>,
+    api_servers: &[String],
     node_name: &str,
     metrics: &Metrics,
     changes: &mpsc::Sender<Change>,
 ) -> Result<(), Error> {
-    let client = match kubeconfig {
-        Some(file) => from_file(file).await.map_err(|source| Error::Kubeconfig { file: file.to_owned(), source })?,
-        None => from_pod().map_err(Error::InCluster)?,
+    let (client, servers) = match kubeconfig {
+        Some(file) => from_file(file, api_servers).await.map_err(|source| Error::Kubeconfig { file: file.to_owned(), source })?,
+        None => from_pod(api_servers).map_err(Error::InCluster)?,
     };
-    let connection = Arc::new(Connection::new(client.clone(), metrics.clone()));
+    let connection = Arc::new(Connection::new(client.clone(), servers, metrics.clone()));
     let services = Watch {
         kind: "Service",
         api: Api::<Unconditional<Service>>::all(client.clone()),
@@ -109,35 +113,42 @@ pub(super) async fn start(
     Ok(())
 }
 
-async fn from_file(file: &Path) -> Result<Client, BoxError> {
+async fn from_file(file: &Path, api_servers: &[String]) -> Result<(Client, Servers), BoxError> {
     let kubeconfig = Kubeconfig::read_from(file).map_err(|error| chain(&error))?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-    client(config.map_err(|error| chain(&error))?)
+    client(config.map_err(|error| chain(&error))?, api_servers)
 }
 
-fn from_pod() -> Result<Client, BoxError> {
-    client(Config::incluster().map_err(|error| chain(&error))?)
+/// Where `api_servers` are given, the environment need name none.
+fn from_pod(api_servers: &[String]) -> Result<(Client, Servers), BoxError> {
+    if api_servers.is_empty() {
+        let (client, servers) = client(Config::incluster().map_err(|error| chain(&error))?, &[])?;
+        return Ok((client, servers.by_environment()));
+    }
+    client(Config::incluster_dns().map_err(|error| chain(&error))?, api_servers)
 }
 
 /// A client as kube makes one by itself, but that its connections notice when the server is gone, and that it tries nothing again without a word,
 /// which it does for minutes: the watches do, and know when the server is back.
-fn client(config: Config) -> Result<Client, BoxError> {
+fn client(config: Config, api_servers: &[String]) -> Result<(Client, Servers), BoxError> {
     tls::leave_certificates_to_the_server();
     if let Some(proxy) = &config.proxy_url {
         return Err(
             format!("it names a proxy, {proxy}, and shunt reaches API servers only directly: unset proxy-url or HTTPS_PROXY").into()
         );
     }
+    let mut uris = api_servers.iter().map(|url| url.parse::<Uri>()).collect::<Result<Vec<_>, _>>()?.into_iter();
+    let servers = Servers::new(uris.next().unwrap_or_else(|| config.cluster_url.clone()), uris);
     let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(tcp()).map_err(|error| chain(&error))?);
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
     let service = ServiceBuilder::new()
-        .layer(config.base_uri_layer())
+        .layer(servers.clone())
         .option_layer(config.auth_layer().map_err(|error| chain(&error))?)
         .layer(config.extra_headers_layer().map_err(|error| chain(&error))?)
         .map_err(BoxError::from)
         .service(legacy::Client::builder(TokioExecutor::new()).build(connector));
-    tracing::info!(server = %config.cluster_url, "watching the API server");
-    Ok(Client::new(service, config.default_namespace))
+    tracing::info!(server = %servers, "watching the API server");
+    Ok((Client::new(service, config.default_namespace), servers))
 }
 
 /// What makes connections to a server, and notices that it is gone.

@@ -84,6 +84,6 @@ MC4CAQAwBQYDK2VwBCIEIPG20dEaeprGlTJNuURCUUj0ggxht6j+gsRlZwQ/3e5S
         );
         let kubeconfig = Kubeconfig::from_yaml(&yaml).unwrap();
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-        client(config).map(drop).unwrap();
+        client(config, &[]).map(drop).unwrap();
     }
 }
