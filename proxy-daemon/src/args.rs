@@ -44,6 +44,8 @@ pub struct LogArgs {
 pub enum Command {
     /// Serve this node's Services until told to end; traffic goes on afterwards
     Run(RunArgs),
+    /// Mount what `run` needs and is not mounted yet, set connection tracking's sysctls, and end: for a container of its own, which alone is privileged
+    Prepare(ConntrackArgs),
     /// Show what is served, from the pinned maps: works while the daemon is down
     Show(ShowArgs),
     /// Look at the pinned maps as they are

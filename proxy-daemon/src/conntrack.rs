@@ -91,6 +91,11 @@ impl Setting {
         match self.set() {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => tracing::debug!(file = %file.display(), "there is no such setting"),
+            // As in a container that is not privileged: it was tried in one that is, by `shunt prepare`.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => tracing::info!(
+                file = %file.display(), value,
+                "sysctls are read-only here: connection tracking stays as it is"
+            ),
             Err(error) => tracing::warn!(
                 file = %file.display(), value, %error,
                 "connection tracking stays as it is: Services do not depend on it, but see to it that it has room for this node's connections"

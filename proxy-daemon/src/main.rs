@@ -12,7 +12,7 @@ use proxy_daemon::{
     args::{Args, Command, DebugCommand, Switch},
     cli,
     config::{self, Config},
-    logging,
+    datapath, logging,
     maps::Pins,
     run,
 };
@@ -38,6 +38,11 @@ fn dispatch(args: Args) -> Result<()> {
     let pins = Pins::new(args.bpffs.clone());
     match args.command {
         Command::Run(run) => daemon(Config::new(args.bpffs, args.socket, run)?),
+        Command::Prepare(conntrack) => {
+            datapath::mount_all(&pins)?;
+            config::conntrack(conntrack)?.apply();
+            Ok(())
+        }
         Command::Show(show) => cli::show(&pins, &show),
         Command::Map { command } => cli::map(&pins, &command),
         Command::Prog { command } => cli::prog(&pins, &command),

@@ -88,7 +88,7 @@ async fn serve(config: Config) -> Result<()> {
     let (checks, checks_seen) = watch::channel(Checks::default());
     let health = Arc::new(Health::default());
     let registry = metrics.registry(KernelMaps::open(&pins)?);
-    telemetry::spawn(config.telemetry.clone(), &health, metrics.clone(), registry, checks_seen)?;
+    telemetry::spawn(config.telemetry.clone(), &health, &metrics, registry, checks_seen)?;
     loaded.print_log()?;
     let mut attacher = Attacher::new(pins.clone(), loaded, config.xdp)?;
     let mut control = Control {

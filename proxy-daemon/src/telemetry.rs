@@ -29,13 +29,13 @@ pub struct Telemetry {
 pub fn spawn(
     telemetry: Telemetry,
     health: &Arc<Health>,
-    metrics: Metrics,
+    metrics: &Metrics,
     registry: Registry,
     checks: watch::Receiver<Checks>,
 ) -> Result<()> {
     let starting = "starting the thread that answers over HTTP";
     let runtime = runtime::Builder::new_current_thread().enable_all().build().context(starting)?;
-    let proxy = health::router(Arc::clone(health), metrics);
+    let proxy = health::router(health, metrics);
     let prometheus = metrics::router(Arc::new(registry), telemetry.mode);
     let services = health::serve_services(checks, Arc::clone(health));
     let work = async move {

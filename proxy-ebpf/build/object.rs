@@ -65,7 +65,10 @@ fn compile(compiler: &Compiler, linker: &Path, folder: &Path, object: &Object) -
     // What registers a kernel hands over at a probe: aya's bindings want to know.
     let arch = format!("--cfg=bpf_target_arch=\"{}\"", variable("CARGO_CFG_TARGET_ARCH")?);
     let cpu = format!("-Ctarget-cpu={CPU}");
-    let flags = [arch.as_str(), cpu.as_str(), "-Cdebuginfo=2", "-Clink-arg=--btf"].join("\x1f");
+    let package = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
+    let root = package.parent().context("the package lies in no work tree")?;
+    let flags = [arch, cpu, "-Cdebuginfo=2".to_owned(), "-Clink-arg=--btf".to_owned()];
+    let flags = flags.into_iter().chain(compiler.anywhere(root)?).collect::<Vec<_>>().join("\x1f");
     let output = bpf_toolchain::program(compiler.toolchain(), "cargo")
         .args(["build", "--quiet", "--release", "-Zbuild-std=core", "--package", "proxy-ebpf", "--target", target])
         .args(["--bin", object.bin, "--features", &object.features.join(",")])

@@ -1,6 +1,6 @@
 //! The daemon on a real control plane: pods become endpoints, endpoints become traffic, and the API server may die.
 //!
-//! The daemons read a kubeconfig that allows what deploy/shunt.yaml allows, so a missing verb shows here.
+//! The daemons read a kubeconfig that allows what deploy/kustomize/base/shunt.yaml allows, so a missing verb shows here.
 
 #[cfg(test)]
 mod tests {
@@ -74,7 +74,7 @@ mod tests {
             control_plane.api().apply_dry(&object).unwrap();
         }
         let Ok(mut kubectl) = control_plane.kubectl() else { return };
-        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/shunt.yaml");
+        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kustomize/base/shunt.yaml");
         let output = kubectl.args(["apply", "--dry-run=server", "--server-side", "--force-conflicts", "-f", manifest]).output().unwrap();
         assert!(output.status.success(), "{output:?}");
     }

@@ -72,6 +72,16 @@ impl Compiler {
         self.library().join("library/core/src/lib.rs").is_file()
     }
 
+    /// Options of rustc after which nothing in a program says where on which machine it was built, so that it is the same wherever that was.
+    pub(crate) fn anywhere(&self, root: &Path) -> Result<Vec<String>> {
+        let cargo = match env::var_os("CARGO_HOME") {
+            Some(home) => PathBuf::from(home),
+            None => env::home_dir().context("neither HOME nor CARGO_HOME is set")?.join(".cargo"),
+        };
+        let places = [(root.to_owned(), "."), (cargo.join("registry/src"), "crates"), (self.library(), "rust")];
+        Ok(places.into_iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())).collect())
+    }
+
     /// The folder that set-up fills for exactly this compiler: `<cache>/bpf/<release>-<commit>`.
     pub(crate) fn cache(&self) -> Result<PathBuf> {
         let commit = self.fact("commit-hash")?;

@@ -15,6 +15,7 @@ mod debian;
 mod demo;
 mod door;
 mod fuzz;
+mod image;
 mod inspect;
 mod kernels;
 mod leftovers;
@@ -47,6 +48,8 @@ enum Verb {
     },
     /// Build target/release/shunt: one static file with the BPF objects inside.
     Build,
+    /// Make an OCI archive with the daemon in it, for `ctr`, `docker` or `kind` to load.
+    Image(image::Selection),
     /// Watch connections pass through a real Service, each claim checked.
     Demo {
         /// What the demo itself understands.
@@ -95,6 +98,7 @@ fn dispatch(door: &Door, verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Setup { parts, own_linker } => setup::run(door, &parts, own_linker)?,
         Verb::Build => build::run(door)?,
+        Verb::Image(selection) => image::run(door, &selection)?,
         Verb::Inspect { object } => inspect::run(door, object.as_deref())?,
         Verb::Tidy => tidy::run(door)?,
         Verb::Lint => ci::lint(door)?,

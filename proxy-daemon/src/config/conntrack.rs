@@ -8,7 +8,7 @@ use super::Error;
 use crate::{args::ConntrackArgs, conntrack::Conntrack};
 
 /// Reads the flags. A duration of nothing leaves the kernel's own.
-pub(super) fn conntrack(args: ConntrackArgs) -> Result<Conntrack, Error> {
+pub fn conntrack(args: ConntrackArgs) -> Result<Conntrack, Error> {
     Ok(Conntrack {
         max_per_core: args.conntrack_max_per_core,
         min: args.conntrack_min,

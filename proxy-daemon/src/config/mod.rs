@@ -10,6 +10,7 @@ use std::{fs, io, net::Ipv4Addr, ops::RangeInclusive, path::PathBuf};
 use ipnet::IpNet;
 use proxy_common::{BackendRef, Sockets};
 
+pub use self::conntrack::conntrack;
 /// As it is typed: it has no other meaning.
 pub use crate::args::Xdp;
 use crate::{
@@ -221,7 +222,7 @@ impl Config {
             sizes,
             new_flows: in_range("new-flows", args.new_flows, 1, u32::MAX)?,
             xdp: args.xdp,
-            conntrack: conntrack::conntrack(args.conntrack)?,
+            conntrack: conntrack(args.conntrack)?,
             telemetry: Telemetry {
                 healthz: listen::place(
                     "healthz-bind-address",

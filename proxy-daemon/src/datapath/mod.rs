@@ -32,7 +32,7 @@ pub use self::{
     exchange::Exchanger,
     load::{Datapath, Options, Programs, load},
     namespace::netns_cookie,
-    prepare::{PrepareError, leaves_outer_headers, make_folders, prepare},
+    prepare::{PrepareError, leaves_outer_headers, make_folders, mount_all, prepare},
     probe::{Feature, features},
     remove::{remove_all, remove_other_versions},
     serve::{Serving, serve},

@@ -13,11 +13,14 @@ use nix::{
     unistd::Uid,
 };
 
+use super::root_cgroup;
 use crate::maps::Pins;
 
 /// The oldest kernel whose verifier and helpers the programs were tested with.
 const OLDEST_KERNEL: (u8, u8) = (5, 10);
 const BPFFS: &str = "/sys/fs/bpf";
+/// Where the root of cgroups is mounted if it is nowhere else.
+const CGROUPS: &str = "/run/shunt/cgroup";
 
 /// Why the daemon cannot run here. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +35,8 @@ pub enum PrepareError {
     NoBpf(io::Error),
     #[error("no BPF file system at {} and mounting one failed ({source}): mount it with `mount -t bpf bpf {}`", at.display(), at.display())]
     Mount { at: PathBuf, source: io::Error },
+    #[error("no cgroups of version 2 are mounted and mounting them at {} failed ({source}): --socket-lb=off does without", at.display())]
+    MountCgroups { at: PathBuf, source: io::Error },
     #[error("{} is not on a BPF file system: give --bpffs a folder below one, such as {BPFFS}/shunt", at.display())]
     NotBpffs { at: PathBuf },
     #[error("creating {}", at.display())]
@@ -52,6 +57,20 @@ pub fn prepare(pins: &Pins) -> Result<(), PrepareError> {
     may_use_bpf()?;
     provide_bpffs(pins.root())?;
     make(pins.root().to_owned())
+}
+
+/// Mounts what there is none of: a BPF file system, and the root of cgroups of version 2.
+pub fn mount_all(pins: &Pins) -> Result<(), PrepareError> {
+    provide_bpffs(pins.root())?;
+    if root_cgroup().is_ok() {
+        return Ok(());
+    }
+    let at = Path::new(CGROUPS);
+    make(at.to_owned())?;
+    let failed = |errno: Errno| PrepareError::MountCgroups { at: at.to_owned(), source: errno.into() };
+    mount(Some("cgroup2"), at, Some("cgroup2"), MsFlags::empty(), None::<&str>).map_err(failed)?;
+    tracing::info!(at = CGROUPS, "mounted the cgroups of version 2");
+    Ok(())
 }
 
 /// Makes the folders of this layout's version, for who has the right to write there: another version's daemon removes those of others.

@@ -102,10 +102,14 @@ impl Health {
         self.report(Instant::now()).healthy
     }
 
-    /// Whether traffic may be sent to this node: kube-proxy says so before it has served anything, Shunt does not.
+    /// Whether a complete state is in effect.
+    fn is_synced(&self) -> bool {
+        self.state().synced
+    }
+
+    /// Whether load balancers may send to this node, as far as the Node object says.
     fn is_eligible(&self) -> bool {
-        let state = self.state();
-        state.synced && state.eligible
+        self.state().eligible
     }
 
     fn report(&self, now: Instant) -> Report {

@@ -37,7 +37,7 @@ pub use self::{api::Api, kube_proxy::ProxyMode, slices::SliceWatch};
 /// The first start writes a few hundred objects; a machine may run several tests at once.
 const START_LIMIT: Duration = Duration::from_mins(5);
 const STOP_LIMIT: Duration = Duration::from_mins(1);
-const DEPLOYMENT: &str = "deploy/shunt.yaml";
+const DEPLOYMENT: &str = "deploy/kustomize/base/shunt.yaml";
 /// The service account that the deployment runs the daemon as.
 const ACCOUNT: (&str, &str) = ("kube-system", "shunt");
 

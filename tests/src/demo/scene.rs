@@ -59,7 +59,7 @@ impl Scene {
         let servers = pods.iter().map(|pod| EchoServer::start(pod, TARGET)).collect::<Result<_>>()?;
         let (cluster, source) = if is_real {
             let what = "etcd, kube-apiserver and the EndpointSlice controller, ready";
-            (step(what, || Cluster::start(&bed, true))?, "the API server, with the rights that deploy/shunt.yaml gives")
+            (step(what, || Cluster::start(&bed, true))?, "the API server, with the rights that deploy/kustomize/base/shunt.yaml gives")
         } else {
             (Cluster::start(&bed, false)?, "manifests")
         };
