@@ -73,10 +73,12 @@ mod tests {
         for object in control_plane::deployment().unwrap() {
             control_plane.api().apply_dry(&object).unwrap();
         }
-        let Ok(mut kubectl) = control_plane.kubectl() else { return };
-        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kustomize/base/shunt.yaml");
-        let output = kubectl.args(["apply", "--dry-run=server", "--server-side", "--force-conflicts", "-f", manifest]).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
+        for folder in ["base", "kind"] {
+            let mut kubectl = control_plane.kubectl().unwrap();
+            let folder = format!("{}/../deploy/kustomize/{folder}", env!("CARGO_MANIFEST_DIR"));
+            let output = kubectl.args(["apply", "--dry-run=server", "--server-side", "--force-conflicts", "-k", &folder]).output().unwrap();
+            assert!(output.status.success(), "{folder}: {output:?}");
+        }
     }
 
     /// All of these share one control plane; the API server dies at the end.

@@ -17,7 +17,7 @@ use crate::{
     build,
     door::{Door, heading},
     leftovers::Leftovers,
-    setup::{self, control_plane},
+    setup::{self, control_plane, helm},
 };
 
 /// Test programs that need neither root nor BPF, of whichever package.
@@ -109,6 +109,7 @@ fn command(door: &Door, arguments: &[String], selection: &Selection) -> Result<C
     command.arg("--").args(&selection.filter);
     command.env("SHUNT_BIN", door.shunt()).env("SHUNT_REQUIRE_ALL", if selection.require_all { "1" } else { "0" });
     control_plane::show_to(door, &mut command)?;
+    helm::show_to(door, &mut command)?;
     Ok(command)
 }
 

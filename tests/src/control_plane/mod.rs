@@ -41,6 +41,11 @@ const DEPLOYMENT: &str = "deploy/kustomize/base/shunt.yaml";
 /// The service account that the deployment runs the daemon as.
 const ACCOUNT: (&str, &str) = ("kube-system", "shunt");
 
+/// The kubectl that came with the control plane, else the one on the path.
+pub fn find_kubectl() -> Result<PathBuf> {
+    Binaries::find()?.kubectl()
+}
+
 /// The running control plane.
 #[derive(Debug)]
 pub struct ControlPlane {

@@ -10,14 +10,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use xshell::cmd;
 
+use super::go::Module;
 use crate::{
-    bpf_toolchain::{cache_dir, on_path},
-    debian::{Suite, output},
-    door::{Door, doing, done, found, heading, missing, patiently},
+    bpf_toolchain::cache_dir,
+    debian::Suite,
+    door::{Door, doing, done, found, heading, missing},
 };
 
+const MODULE: Module = Module { folder: "tests/control-plane", pinned: "k8s.io/kubernetes" };
 const KUBERNETES: [&str; 4] = ["kube-apiserver", "kube-controller-manager", "kube-proxy", "kubectl"];
 const ETCD: &str = "etcd";
 
@@ -29,7 +30,7 @@ fn folder(door: &Door) -> Result<PathBuf> {
     if let Some(assets) = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from).filter(|dir| is_complete(dir)) {
         return Ok(assets);
     }
-    Ok(cache_dir()?.join(format!("control-plane-{}", version(door)?)))
+    Ok(cache_dir()?.join(format!("control-plane-{}", MODULE.version(door)?)))
 }
 
 /// Tells a program where the control plane is; where there is none it must do without.
@@ -83,40 +84,10 @@ fn absent(folder: &Path) -> Vec<&'static str> {
     KUBERNETES.into_iter().chain([ETCD]).filter(|binary| !folder.join(binary).is_file()).collect()
 }
 
-/// The version of Kubernetes that the Go module asks for.
-fn version(door: &Door) -> Result<String> {
-    let path = door.root.join("tests/control-plane/go.mod");
-    let module = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    kubernetes_version(&module).with_context(|| format!("{} does not require k8s.io/kubernetes", path.display()))
-}
-
-fn kubernetes_version(module: &str) -> Option<String> {
-    module.lines().find_map(|line| {
-        let line = line.trim().trim_start_matches("require ");
-        let version = line.strip_prefix("k8s.io/kubernetes ")?;
-        version.split_whitespace().next().map(str::to_owned)
-    })
-}
-
 fn build(door: &Door, binaries: &[&str], folder: &Path) -> Result<()> {
-    on_path("go").context("there is no Go to build it with")?;
-    let version = version(door)?;
-    doing(&format!("building {} {version} with Go (five minutes or so, the first time)", binaries.join(", ")));
-    let sh = &door.sh;
-    let _here = sh.push_dir(door.root.join("tests/control-plane"));
-    let _static = sh.push_env("CGO_ENABLED", "0");
-    let flags = format!("-ldflags=-s -w -X k8s.io/component-base/version.gitVersion={version}");
-    let packages: Vec<String> = binaries.iter().map(|binary| format!("k8s.io/kubernetes/cmd/{binary}")).collect();
-    // Built beside and moved, so that what is there is always whole.
-    let work = folder.join("work");
-    fs::create_dir_all(&work).with_context(|| format!("making {}", work.display()))?;
-    patiently(|| output(cmd!(sh, "go build -buildvcs=false {flags} -o {work} {packages...}")))?;
-    for binary in binaries {
-        fs::rename(work.join(binary), folder.join(binary)).with_context(|| format!("putting {binary} in its place"))?;
-    }
-    fs::remove_dir_all(&work).context("removing the empty folder of the build")?;
-    done(&format!("{} in {}", binaries.join(", "), folder.display()));
-    Ok(())
+    let packages: Vec<String> = binaries.iter().map(|binary| format!("{}/cmd/{binary}", MODULE.pinned)).collect();
+    let version = MODULE.version(door)?;
+    MODULE.build(door, &packages, &format!("-X k8s.io/component-base/version.gitVersion={version}"), folder)
 }
 
 fn fetch_etcd(door: &Door, folder: &Path) -> Result<()> {
@@ -128,17 +99,4 @@ fn fetch_etcd(door: &Door, folder: &Path) -> Result<()> {
     fs::rename(&unfinished, folder.join(ETCD)).context("putting it in its place")?;
     done(&format!("{}", folder.join(ETCD).display()));
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::kubernetes_version;
-
-    #[test]
-    fn the_version_is_read_from_either_form_of_require() {
-        assert_eq!(kubernetes_version("require k8s.io/kubernetes v1.2.3\n").as_deref(), Some("v1.2.3"));
-        let block = "tool (\n\tk8s.io/kubernetes/cmd/kubectl\n)\nrequire (\n\tk8s.io/kubernetes v1.2.4 // indirect\n)\n";
-        assert_eq!(kubernetes_version(block).as_deref(), Some("v1.2.4"));
-        assert_eq!(kubernetes_version("module x\n"), None);
-    }
 }

@@ -9,6 +9,8 @@ use crate::{bpf_toolchain::cache_dir, door::Door};
 
 mod bpf;
 pub(crate) mod control_plane;
+mod go;
+pub(crate) mod helm;
 mod packages;
 
 /// What can be set up on its own.
@@ -20,13 +22,15 @@ pub(crate) enum Part {
     Bpf,
     /// etcd, the Kubernetes API server and controller manager, kubectl, and kube-proxy, which tests and benches compare with.
     ControlPlane,
+    /// Helm, for the tests of the chart.
+    Helm,
     /// Programs that tests run as they are: curl, dig, dnsmasq, iperf3, nc, and a compiler for the C library musl.
     Programs,
     /// What the benches measure with, and what kube-proxy needs in one of its modes: iperf3, iptables, conntrack.
     Bench,
 }
 
-pub(crate) const ALL: &[Part] = &[Part::Packages, Part::Bpf, Part::ControlPlane, Part::Programs];
+pub(crate) const ALL: &[Part] = &[Part::Packages, Part::Bpf, Part::ControlPlane, Part::Helm, Part::Programs];
 
 /// Sets up the named parts, all of them when none is named.
 pub(crate) fn run(door: &Door, parts: &[Part], own_linker: bool) -> Result<()> {
@@ -41,6 +45,7 @@ pub(crate) fn run(door: &Door, parts: &[Part], own_linker: bool) -> Result<()> {
             Part::Packages => packages::set_up(door, packages::COMMANDS),
             Part::Bpf => bpf::set_up(door, own_linker)?,
             Part::ControlPlane => control_plane::set_up(door)?,
+            Part::Helm => helm::set_up(door)?,
             Part::Programs => packages::set_up(door, packages::PROGRAMS),
             Part::Bench => packages::set_up(door, packages::BENCH_COMMANDS),
         }
