@@ -24,9 +24,11 @@ pub mod taken;
 pub mod walk;
 
 pub mod admin;
+pub mod control;
 pub mod health;
 pub mod http;
 pub mod metrics;
+pub mod report;
 pub mod run;
 pub mod telemetry;
 

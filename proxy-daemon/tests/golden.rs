@@ -15,10 +15,9 @@ mod tests {
 
     use proxy_daemon::{
         config::Source,
-        metrics::Metrics,
         model::{Change, Model},
         plan::{self, Machine, NodeFacts},
-        source,
+        source::{self, Standing},
     };
     use tokio::{sync::mpsc, time::timeout};
 
@@ -33,7 +32,7 @@ mod tests {
 
     impl Planner {
         async fn follow(directory: &Path) -> Self {
-            let changes = source::start(&Source::Manifests(directory.to_owned()), &[], NODE, &Metrics::default()).await.unwrap();
+            let changes = source::start(&Source::Manifests(directory.to_owned()), &[], NODE, &Standing::default()).await.unwrap();
             let mut planner = Self { changes, model: Model::default() };
             while !planner.model.has_synced() {
                 planner.wait().await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::jiff::SignedDuration;
+use jiff::SignedDuration;
 
 use super::Error;
 use crate::{args::ConntrackArgs, conntrack::Conntrack};

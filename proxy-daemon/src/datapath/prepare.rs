@@ -90,7 +90,14 @@ pub fn leaves_outer_headers() -> bool {
 
 /// Before 5.11 maps count against the limit of locked memory. Where it cannot be lifted it mostly need not be.
 fn lift_memory_limit() {
-    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
+    let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) else { return };
+    if KernelVersion::current().is_ok_and(|kernel| kernel < KernelVersion::new(5, 11, 0)) {
+        tracing::warn!(
+            %error,
+            "the limit of locked memory cannot be lifted, and before Linux 5.11 maps count against it: if making them fails, give the process \
+             CAP_SYS_RESOURCE, or raise the limit of what starts it"
+        );
+    } else {
         tracing::debug!(%error, "setrlimit of RLIMIT_MEMLOCK");
     }
 }

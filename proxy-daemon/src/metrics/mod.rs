@@ -6,6 +6,7 @@
 mod kernel;
 mod process;
 mod server;
+mod source;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ use crate::{
     maps::KernelMaps,
     model::IpFamily,
     reconcile::{Phases, Round},
+    source::Standing,
     tables::{Fill, Usage},
 };
 
@@ -51,9 +53,6 @@ pub struct Metrics {
     unserved: Gauge,
     entries: Family<Label, Gauge>,
     max_entries: Family<Label, Gauge>,
-    not_understood: Family<Label, Counter>,
-    /// Nothing where there is no API server.
-    server_up: Family<[(&'static str, &'static str); 0], Gauge>,
 }
 
 /// What a change is about, for whoever counts them.
@@ -89,8 +88,6 @@ impl Default for Metrics {
             unserved: Gauge::default(),
             entries: Family::default(),
             max_entries: Family::default(),
-            not_understood: Family::default(),
-            server_up: Family::default(),
         }
     }
 }
@@ -183,16 +180,6 @@ impl Metrics {
         self.max_entries.get_or_create(&[("map", map)]).set(max.cast_signed());
     }
 
-    /// Something in an object of the cluster is not served as it stands.
-    pub fn count_not_understood(&self, kind: &'static str) {
-        self.not_understood.get_or_create(&[("kind", kind)]).inc();
-    }
-
-    /// Whether the API server answers.
-    pub fn note_server(&self, up: bool) {
-        self.server_up.get_or_create(&[]).set(up.into());
-    }
-
     /// An answer of `/healthz`.
     pub fn count_healthz(&self, code: u16) {
         self.healthz.get_or_create(&[("code", code)]).inc();
@@ -226,12 +213,13 @@ fn number(count: usize) -> i64 {
 // === impl Metrics: what is told ===
 
 impl Metrics {
-    /// All there is to tell, of these maps too.
-    pub fn registry(&self, maps: KernelMaps) -> Registry {
+    /// All there is to tell, of these maps and of the source too.
+    pub fn registry(&self, maps: KernelMaps, standing: Standing) -> Registry {
         let mut registry = Registry::default();
         self.register_kube_proxys(registry.sub_registry_with_prefix("kubeproxy"));
         self.register_own(registry.sub_registry_with_prefix("shunt"));
         registry.register_collector(Box::new(Kernel::new(maps)));
+        registry.register_collector(Box::new(source::Source(standing)));
         registry.register_collector(Box::new(process::Process));
         registry
     }
@@ -271,7 +259,5 @@ impl Metrics {
         registry.register("reconcile_phase_seconds", "How long the steps of a round took", self.phases.clone());
         registry.register("map_entries", "Entries of a map", self.entries.clone());
         registry.register("map_max_entries", "How many entries of a map there is room for", self.max_entries.clone());
-        registry.register("not_understood", "Problems of objects that are not served as they stand", self.not_understood.clone());
-        registry.register("api_server_up", "1 while the API server answers", self.server_up.clone());
     }
 }

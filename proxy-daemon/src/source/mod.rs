@@ -7,12 +7,14 @@
 mod kube;
 mod manifests;
 mod problems;
+mod standing;
 
 use std::{io, path::PathBuf};
 
 use tokio::sync::mpsc;
 
-use crate::{config::Source, metrics::Metrics, model::Change};
+pub use self::standing::Standing;
+use crate::{config::Source, model::Change};
 
 /// How many changes may wait. A full channel slows the source down and loses nothing.
 const CAPACITY: usize = 256;
@@ -42,12 +44,12 @@ pub enum Error {
 }
 
 /// Starts a source, which runs until the receiver is dropped.
-pub async fn start(source: &Source, api_servers: &[String], node_name: &str, metrics: &Metrics) -> Result<mpsc::Receiver<Change>, Error> {
+pub async fn start(source: &Source, api_servers: &[String], node_name: &str, standing: &Standing) -> Result<mpsc::Receiver<Change>, Error> {
     let (changes, receiver) = mpsc::channel(CAPACITY);
     match source {
-        Source::Kubeconfig(file) => kube::start(Some(file), api_servers, node_name, metrics, &changes).await?,
-        Source::InCluster => kube::start(None, api_servers, node_name, metrics, &changes).await?,
-        Source::Manifests(directory) => manifests::start(directory, node_name, metrics, changes)?,
+        Source::Kubeconfig(file) => kube::start(Some(file), api_servers, node_name, standing, &changes).await?,
+        Source::InCluster => kube::start(None, api_servers, node_name, standing, &changes).await?,
+        Source::Manifests(directory) => manifests::start(directory, node_name, standing, changes)?,
     }
     Ok(receiver)
 }

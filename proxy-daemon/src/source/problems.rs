@@ -7,13 +7,13 @@ use std::{
 
 use tracing::{debug, warn};
 
-use crate::{metrics::Metrics, model::ObjectName};
+use crate::{model::ObjectName, source::Standing};
 
 /// What is known to be wrong with the objects of one kind. An object whose problem is solved may have it again, and is told of again.
 #[derive(Debug)]
 pub(super) struct ProblemLog {
     kind: &'static str,
-    metrics: Metrics,
+    standing: Standing,
     known: BTreeMap<ObjectName, Known>,
     /// How often anything was found wrong.
     count: u64,
@@ -30,8 +30,8 @@ struct Known {
 // === impl ProblemLog ===
 
 impl ProblemLog {
-    pub(super) fn new(kind: &'static str, metrics: Metrics) -> Self {
-        Self { kind, metrics, known: BTreeMap::new(), count: 0, round: 0 }
+    pub(super) fn new(kind: &'static str, standing: Standing) -> Self {
+        Self { kind, standing, known: BTreeMap::new(), count: 0, round: 0 }
     }
 
     /// Notes all that is wrong with one version of an object, and logs what is news.
@@ -44,7 +44,7 @@ impl ProblemLog {
         let before = self.known.get(object).map(|known| &known.problems);
         for problem in &problems {
             self.count += 1;
-            self.metrics.count_not_understood(self.kind);
+            self.standing.count_problem(self.kind);
             if before.is_some_and(|before| before.contains(problem)) {
                 debug!(kind = self.kind, %object, reason = problem, count = self.count, "still not as it should be");
             } else {
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn what_a_complete_list_lacks_is_forgotten() {
-        let mut log = ProblemLog::new("Service", Metrics::default());
+        let mut log = ProblemLog::new("Service", Standing::default());
         let (kept, gone) = (ObjectName::new("default", "kept"), ObjectName::new("default", "gone"));
         log.observe(&kept, &["wrong"]);
         log.observe(&gone, &["wrong"]);

@@ -55,11 +55,6 @@ pub(crate) fn run(door: &Door, selection: &Selection) -> Result<()> {
     Ok(())
 }
 
-/// Makes the image of this machine's own architecture; the toolchain must be there.
-pub(crate) fn own(door: &Door) -> Result<PathBuf> {
-    make(door, Arch::here(), NAME, None)
-}
-
 fn make(door: &Door, arch: &str, name: &str, output: Option<PathBuf>) -> Result<PathBuf> {
     let compiler = Compiler::candidates()?.swap_remove(0);
     let shunt = if compiler.fact("host")? == Arch::target(arch) {

@@ -15,7 +15,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{backoff::Backoff, servers::Servers};
-use crate::metrics::Metrics;
+use crate::source::Standing;
 
 /// The first and the longest time between two looks for a server that is away.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
@@ -27,7 +27,7 @@ const LOOK_FOR: Duration = Duration::from_secs(5);
 pub(super) struct Connection {
     client: Client,
     servers: Servers,
-    metrics: Metrics,
+    standing: Standing,
     is_lost: watch::Sender<bool>,
     look_for: Duration,
 }
@@ -35,19 +35,19 @@ pub(super) struct Connection {
 // === impl Connection ===
 
 impl Connection {
-    pub(super) fn new(client: Client, servers: Servers, metrics: Metrics) -> Self {
-        metrics.note_server(false);
-        Self { client, servers, metrics, is_lost: watch::Sender::new(false), look_for: LOOK_FOR }
+    pub(super) fn new(client: Client, servers: Servers, standing: Standing) -> Self {
+        standing.note_server(false);
+        Self { client, servers, standing, is_lost: watch::Sender::new(false), look_for: LOOK_FOR }
     }
 
     /// Notes that the server has answered.
     pub(super) fn answered(&self) {
-        self.metrics.note_server(true);
+        self.standing.note_server(true);
     }
 
     /// Where what is counted goes.
-    pub(super) const fn metrics(&self) -> &Metrics {
-        &self.metrics
+    pub(super) const fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// Notes that the server did not answer. The first to notice says so and looks for it.
@@ -55,7 +55,7 @@ impl Connection {
         if self.is_lost.send_replace(true) {
             return;
         }
-        self.metrics.note_server(false);
+        self.standing.note_server(false);
         let error = chain(error);
         if self.servers.are_by_environment() {
             warn!(
@@ -157,7 +157,7 @@ mod tests {
         let urls = [url(&away), url(&there)];
         drop(away);
         let (client, servers) = client(Config::new("http://127.0.0.1:1".parse().unwrap()), &urls).unwrap();
-        let connection = Arc::new(Connection::new(client.clone(), servers, Metrics::default()));
+        let connection = Arc::new(Connection::new(client.clone(), servers, Standing::default()));
         let error = Api::<Service>::all(client).list_metadata(&ListParams::default()).await.unwrap_err();
         assert!(is_away(&error), "{error}");
         connection.lost(&error);
@@ -174,7 +174,7 @@ mod tests {
     async fn a_server_that_never_answers_a_look_is_looked_for_again() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (client, servers) = client(Config::new(url(&listener).parse().unwrap()), &[]).unwrap();
-        let connection = Connection::new(client, servers, Metrics::default());
+        let connection = Connection::new(client, servers, Standing::default());
         let connection = Arc::new(Connection { look_for: Duration::from_millis(200), ..connection });
         let server = async {
             let (mut silent, _) = listener.accept().await.unwrap();

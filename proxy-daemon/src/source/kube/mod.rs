@@ -40,8 +40,8 @@ use self::{
 };
 use super::Error;
 use crate::{
-    metrics::Metrics,
     model::{Change, convert},
+    source::Standing,
 };
 
 /// A server that does not accept a connection in this time is away.
@@ -62,14 +62,14 @@ pub(super) async fn start(
     kubeconfig: Option<&Path>,
     api_servers: &[String],
     node_name: &str,
-    metrics: &Metrics,
+    standing: &Standing,
     changes: &mpsc::Sender<Change>,
 ) -> Result<(), Error> {
     let (client, servers) = match kubeconfig {
         Some(file) => from_file(file, api_servers).await.map_err(|source| Error::Kubeconfig { file: file.to_owned(), source })?,
         None => from_pod(api_servers).map_err(Error::InCluster)?,
     };
-    let connection = Arc::new(Connection::new(client.clone(), servers, metrics.clone()));
+    let connection = Arc::new(Connection::new(client.clone(), servers, standing.clone()));
     let services = Watch {
         kind: "Service",
         api: Api::<Unconditional<Service>>::all(client.clone()),

@@ -80,7 +80,7 @@ where
     /// Runs until nobody listens any more.
     pub(super) async fn run(self, connection: Arc<Connection>, changes: mpsc::Sender<Change>) {
         let mut progress = Progress {
-            problems: ProblemLog::new(self.kind, connection.metrics().clone()),
+            problems: ProblemLog::new(self.kind, connection.standing().clone()),
             watch: self,
             connection,
             changes,

@@ -14,8 +14,8 @@ use tracing::{debug, warn};
 
 use super::document::{Key, Kind, Malformed, Object, Parsed, parse_json, parse_yaml};
 use crate::{
-    metrics::Metrics,
     model::{Change, Event},
+    source::Standing,
     source::problems::ProblemLog,
 };
 
@@ -43,7 +43,7 @@ struct File {
 // === impl Directory ===
 
 impl Directory {
-    pub(super) fn new(path: &Path, node_name: &str, metrics: &Metrics) -> Self {
+    pub(super) fn new(path: &Path, node_name: &str, standing: &Standing) -> Self {
         let kinds =
             [(Kind::Node, "Node"), (Kind::ServiceCidr, "ServiceCIDR"), (Kind::EndpointSlice, "EndpointSlice"), (Kind::Service, "Service")];
         Self {
@@ -51,7 +51,7 @@ impl Directory {
             node_name: node_name.to_owned(),
             files: BTreeMap::new(),
             holders: BTreeMap::new(),
-            problems: kinds.into_iter().map(|(kind, name)| (kind, ProblemLog::new(name, metrics.clone()))).collect(),
+            problems: kinds.into_iter().map(|(kind, name)| (kind, ProblemLog::new(name, standing.clone()))).collect(),
             other_kinds: BTreeMap::new(),
         }
     }

@@ -31,7 +31,7 @@ use tracing::{info, warn};
 
 use self::directory::Directory;
 use super::Error;
-use crate::{metrics::Metrics, model::Change};
+use crate::{model::Change, source::Standing};
 
 /// As long as events come closer together than this, they are read together,
 const QUIET: Duration = Duration::from_millis(2);
@@ -54,13 +54,13 @@ enum Stale {
 }
 
 /// Starts to follow a directory. Only one that cannot be read at the start is an error.
-pub(super) fn start(path: &Path, node_name: &str, metrics: &Metrics, changes: mpsc::Sender<Change>) -> Result<(), Error> {
+pub(super) fn start(path: &Path, node_name: &str, standing: &Standing, changes: mpsc::Sender<Change>) -> Result<(), Error> {
     let error = |source| Error::Manifests { directory: path.to_owned(), source };
     // Watched before it is read, so that nothing falls in between.
     let events = watch(path).map_err(error)?;
     fs::read_dir(path).map_err(error)?;
     info!(directory = %path.display(), "following manifests");
-    tokio::spawn(follow(path.to_owned(), events, Directory::new(path, node_name, metrics), changes));
+    tokio::spawn(follow(path.to_owned(), events, Directory::new(path, node_name, standing), changes));
     Ok(())
 }
 

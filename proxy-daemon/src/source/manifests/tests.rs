@@ -26,7 +26,7 @@ impl Followed {
             fs::write(directory.join(name), text).unwrap();
         }
         let (sender, changes) = mpsc::channel(64);
-        start(&directory, "n1", &Metrics::default(), sender).unwrap();
+        start(&directory, "n1", &Standing::default(), sender).unwrap();
         let mut followed = Self { directory, changes, services: BTreeMap::new(), _temporary: temporary };
         for _ in 0..4 {
             followed.take().await;
@@ -140,6 +140,6 @@ async fn a_mounted_volume_is_replaced_as_a_whole() {
 #[test]
 fn a_directory_that_does_not_exist_is_an_error() {
     let (sender, _changes) = mpsc::channel(1);
-    let error = start(Path::new("/nonexistent"), "n1", &Metrics::default(), sender).unwrap_err();
+    let error = start(Path::new("/nonexistent"), "n1", &Standing::default(), sender).unwrap_err();
     assert!(error.to_string().contains("/nonexistent"), "{error}");
 }
