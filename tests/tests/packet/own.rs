@@ -4,8 +4,10 @@
 use std::{
     net::{SocketAddr, UdpSocket},
     os::fd::{AsRawFd as _, OwnedFd},
+    time::Duration,
 };
 
+use anyhow::Result;
 use nix::{
     errno::Errno,
     sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage},
@@ -16,6 +18,7 @@ use shunt_tests::{
     packet::{Packet, flags},
     test_run::{NEEDS, Ran, Verdict},
     tracer::Hook,
+    wait,
 };
 
 use crate::{
@@ -23,6 +26,8 @@ use crate::{
     masquerade::{Setup, client, node_port},
 };
 
+/// Far more than a process takes to become another program.
+const SOON: Duration = Duration::from_mins(1);
 /// From where nobody is called.
 const STRANGER: u16 = 50_001;
 
@@ -39,6 +44,13 @@ fn dial(from: SocketAddr, to: SocketAddr) -> nix::Result<OwnedFd> {
         Err(Errno::EINPROGRESS) | Ok(()) => Ok(socket),
         Err(error) => Err(error),
     }
+}
+
+/// Whether nobody has an address and port any more. A process that another test starts has all files of this one for a moment, sockets too.
+fn may_bind(addr: SocketAddr) -> Result<()> {
+    let family = if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    Ok(socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(addr))?)
 }
 
 #[track_caller]
@@ -85,6 +97,7 @@ fn answers_to_a_connection_of_the_nodes_own_are_left_to_it() {
             assert_is_served(&mut setup, &packet);
         }
         drop(socket);
+        wait::until("the socket's end", SOON, || setup.node.place().run(|| may_bind(local))).unwrap();
         assert_is_served(&mut setup, &data(peer, own));
     }
 }
