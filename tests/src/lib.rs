@@ -9,11 +9,14 @@
 //! [`packet`] builds single frames, [`rows`] is a table of them with what must become of each, [`tracer`] says so from a plan,
 //! and [`test_run`] runs the real programs on them. [`bench`] measures what they cost, [`verifier`] what it takes to verify them.
 //!
+//! [`cluster`] is a real cluster, with kubelets and containers, and outlives the command that starts it.
+//!
 //! What depends on the machine gives an error; what only a wrong test can cause panics.
 
 pub mod addr;
 pub mod bench;
 mod cases;
+pub mod cluster;
 mod cni;
 pub mod control_plane;
 pub mod cpus;

@@ -107,6 +107,12 @@ impl<'sh> Suite<'sh> {
     }
 }
 
+/// The suite that this machine has.
+pub(crate) fn own_suite() -> String {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap_or("stable").to_owned()
+}
+
 /// Runs a quiet command; its output appears only in the error when it fails.
 pub(crate) fn output(command: Cmd<'_>) -> Result<String> {
     let shown = command.to_string();

@@ -11,6 +11,7 @@ mod bench;
 mod bpf_toolchain;
 mod build;
 mod ci;
+mod cluster;
 mod debian;
 mod demo;
 mod door;
@@ -62,6 +63,12 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// A real cluster on this machine, with kubelets and containers but without a service proxy: up, down, kubectl, e2e.
+    Cluster {
+        /// What the cluster's program understands: `--help` says it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Run the tests of all levels and count them.
     Test(Selection),
     /// Run the tests on a real control plane only.
@@ -102,6 +109,7 @@ fn dispatch(door: &Door, verb: Verb) -> Result<ExitCode> {
         Verb::Inspect { object } => inspect::run(door, object.as_deref())?,
         Verb::Tidy => tidy::run(door)?,
         Verb::Lint => ci::lint(door)?,
+        Verb::Cluster { arguments } => return cluster::run(door, &arguments),
         Verb::Demo { arguments } => return demo::run(door, &arguments),
         Verb::Bench { arguments } => return bench::run(door, &arguments),
         Verb::Test(selection) => return test::run(door, &selection),

@@ -28,15 +28,18 @@ impl Certificates {
         params.subject_alt_names.extend(server.iter().copied().map(SanType::IpAddress));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         this.issue("server", &params, &authority)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::OrganizationName, "system:masters");
-        params.distinguished_name.push(DnType::CommonName, "admin");
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        this.issue("admin", &params, &authority)?;
+        this.issue("admin", &client("system:masters", "admin"), &authority)?;
         let tokens = KeyPair::generate().context("making a key")?;
         this.write("tokens.key", &tokens.serialize_pem())?;
         this.write("tokens.pub", &tokens.public_key_pem())?;
         Ok(this)
+    }
+
+    /// Makes the certificate of a node's kubelet, known by the node's name.
+    pub(super) fn issue_for_node(&self, node: &str) -> Result<()> {
+        let key = fs::read_to_string(self.key("ca")).context("reading the authority's key")?;
+        let authority = Issuer::new(authority_params(), KeyPair::from_pem(&key).context("using the authority's key")?);
+        self.issue(node, &client("system:nodes", &format!("system:node:{node}")), &authority)
     }
 
     pub(super) fn authority_file(&self) -> PathBuf {
@@ -57,12 +60,10 @@ impl Certificates {
     }
 
     fn authority(&self) -> Result<Issuer<'static, KeyPair>> {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.distinguished_name.push(DnType::CommonName, "testbed");
+        let params = authority_params();
         let key = KeyPair::generate()?;
         self.write("ca.crt", &params.self_signed(&key)?.pem())?;
+        self.write("ca.key", &key.serialize_pem())?;
         Ok(Issuer::new(params, key))
     }
 
@@ -76,4 +77,21 @@ impl Certificates {
     fn write(&self, file: &str, text: &str) -> Result<()> {
         fs::write(self.folder.join(file), text).with_context(|| format!("writing {file}"))
     }
+}
+
+/// A client, as the API server knows it by its certificate.
+fn client(group: &str, user: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::OrganizationName, group);
+    params.distinguished_name.push(DnType::CommonName, user);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params
+}
+
+fn authority_params() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.distinguished_name.push(DnType::CommonName, "testbed");
+    params
 }

@@ -13,6 +13,12 @@ pub(super) fn write_admin(file: &Path, server: &str, certificates: &Certificates
     write(file, server, certificates, &user)
 }
 
+/// A node's kubelet, known by a certificate.
+pub(super) fn write_node(file: &Path, server: &str, certificates: &Certificates, node: &str) -> Result<()> {
+    let user = json!({"client-certificate": certificates.certificate(node), "client-key": certificates.key(node)});
+    write(file, server, certificates, &user)
+}
+
 /// A service account, known by a token.
 pub(super) fn write_account(file: &Path, server: &str, certificates: &Certificates, token: &str) -> Result<()> {
     write(file, server, certificates, &json!({"token": token}))

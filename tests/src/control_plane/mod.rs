@@ -19,7 +19,7 @@ use serde_json::Value;
 use self::{
     binaries::{Binaries, project_file},
     certificates::Certificates,
-    servers::Servers,
+    servers::{Kubelets, Servers},
 };
 use crate::{addr::Addrs, netns::Netns, node::Node, objects::Service, pod::Pod, process::Process, testbed::Testbed, wait};
 
@@ -71,18 +71,44 @@ impl ControlPlane {
         let addrs = Addrs::new("172.30.0.2", "fd30::2");
         let folder = bed.files().join("control-plane");
         fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
-        let binaries = Binaries::find()?;
-        let mut names = addrs.both().to_vec();
-        names.push([127, 0, 0, 1].into());
-        // The first address of the Services' range is the API server's own.
-        names.push([10, 96, 0, 1].into());
-        let certificates = Certificates::create(&folder, &names)?;
-        let servers = Servers { binaries, netns: bed.host("control-plane", addrs)?, certificates, addrs, folder };
-        let this = Self::launch(servers)?;
+        let this = Self::launch(Servers::create(bed.host("control-plane", addrs)?, addrs, &folder, Kubelets::None)?)?;
         // Not applied: the server cannot merge a Node's two addresses of one type.
         bed.nodes().iter().map(Node::manifest).try_for_each(|node| this.api.create(&node).map(drop))?;
         this.deploy()?;
         Ok(this)
+    }
+
+    /// Starts everything on a host, for nodes with kubelets, and waits until it is ready.
+    pub(crate) fn start_for_kubelets(netns: Netns, addrs: Addrs, folder: &Path) -> Result<Self> {
+        Self::launch(Servers::create(netns, addrs, folder, Kubelets::Real)?)
+    }
+
+    /// Where the API server can be reached.
+    pub(crate) fn netns(&self) -> &Netns {
+        &self.servers.netns
+    }
+
+    /// A kubeconfig with all rights.
+    pub(crate) fn admin(&self) -> &Path {
+        &self.admin
+    }
+
+    /// Who has signed for the API server.
+    pub(crate) fn authority_file(&self) -> PathBuf {
+        self.servers.certificates.authority_file()
+    }
+
+    /// A program beside the servers, with all rights and a log like theirs.
+    pub(crate) fn command(&self, program: &Path, name: &str) -> Result<Command> {
+        let mut command = self.servers.program(program, name)?;
+        command.arg("--kubeconfig").arg(&self.admin);
+        Ok(command)
+    }
+
+    /// Writes the kubeconfig of a node's kubelet.
+    pub(crate) fn write_node_kubeconfig(&self, node: &str, file: &Path) -> Result<()> {
+        self.servers.certificates.issue_for_node(node)?;
+        kubeconfig::write_node(file, &self.servers.url(), &self.servers.certificates, node)
     }
 
     fn launch(servers: Servers) -> Result<Self> {
@@ -184,6 +210,15 @@ impl ControlPlane {
 // === impl Servers ===
 
 impl Servers {
+    fn create(netns: Netns, addrs: Addrs, folder: &Path, kubelets: Kubelets) -> Result<Self> {
+        let mut names = addrs.both().to_vec();
+        names.push([127, 0, 0, 1].into());
+        // The first address of the Services' range is the API server's own.
+        names.push([10, 96, 0, 1].into());
+        let certificates = Certificates::create(folder, &names)?;
+        Ok(Self { binaries: Binaries::find()?, netns, certificates, addrs, folder: folder.to_owned(), kubelets })
+    }
+
     fn url(&self) -> String {
         format!("https://{}:{}", self.addrs.v4, servers::PORT)
     }

@@ -19,6 +19,18 @@ const SERVICE_CIDRS: &str = "10.96.0.0/16,fd00:10:96::/112";
 /// Only what the tests are about: others would judge the testbed's nodes and pods, which no kubelet speaks for.
 const CONTROLLERS: &str = "endpointslice-controller";
 
+/// Every controller but the one that gives nodes their pods' networks: these are known.
+const ALL_CONTROLLERS: &str = "*,-node-ipam-controller";
+
+/// Who speaks for nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kubelets {
+    /// The test does.
+    None,
+    /// Kubelets do.
+    Real,
+}
+
 /// What it takes to start any of them.
 #[derive(Debug)]
 pub(super) struct Servers {
@@ -28,6 +40,7 @@ pub(super) struct Servers {
     pub(super) addrs: Addrs,
     /// Holds data and logs.
     pub(super) folder: PathBuf,
+    pub(super) kubelets: Kubelets,
 }
 
 impl Servers {
@@ -44,7 +57,7 @@ impl Servers {
         let certificates = &self.certificates;
         let address = self.addrs.v4.to_string();
         let mut command = self.command("kube-apiserver")?;
-        command.args(["--etcd-servers", ETCD, "--service-cluster-ip-range", SERVICE_CIDRS, "--authorization-mode", "RBAC"]);
+        command.args(["--etcd-servers", ETCD, "--service-cluster-ip-range", SERVICE_CIDRS, "--authorization-mode", "Node,RBAC"]);
         command.args(["--secure-port", &PORT.to_string(), "--bind-address", &address, "--advertise-address", &address]);
         command.arg("--cert-dir").arg(&self.folder).arg("--client-ca-file").arg(certificates.authority_file());
         command.arg("--tls-cert-file").arg(certificates.certificate("server"));
@@ -52,14 +65,30 @@ impl Servers {
         command.args(["--service-account-issuer", "https://kubernetes.default.svc"]);
         command.arg("--service-account-key-file").arg(certificates.public_key("tokens"));
         command.arg("--service-account-signing-key-file").arg(certificates.key("tokens"));
-        // The daemon's pod is privileged; the testbed's pods have no service accounts.
-        command.args(["--allow-privileged", "--disable-admission-plugins", "ServiceAccount"]);
+        command.arg("--allow-privileged");
+        match self.kubelets {
+            // The testbed's pods have no service accounts.
+            Kubelets::None => command.args(["--disable-admission-plugins", "ServiceAccount"]),
+            Kubelets::Real => {
+                command.arg("--kubelet-client-certificate").arg(certificates.certificate("admin"));
+                command.arg("--kubelet-client-key").arg(certificates.key("admin"));
+                command.args(["--kubelet-preferred-address-types", "InternalIP"])
+            }
+        };
         Process::spawn(&mut command)
     }
 
     pub(super) fn controller_manager(&self, kubeconfig: &Path) -> Result<Process> {
         let mut command = self.command("kube-controller-manager")?;
-        command.arg("--kubeconfig").arg(kubeconfig).args(["--controllers", CONTROLLERS, "--leader-elect=false"]);
+        command.arg("--kubeconfig").arg(kubeconfig).arg("--leader-elect=false");
+        match self.kubelets {
+            Kubelets::None => command.args(["--controllers", CONTROLLERS]),
+            Kubelets::Real => {
+                command.arg("--root-ca-file").arg(self.certificates.authority_file());
+                command.arg("--service-account-private-key-file").arg(self.certificates.key("tokens"));
+                command.args(["--controllers", ALL_CONTROLLERS, "--use-service-account-credentials"])
+            }
+        };
         command.args(["--secure-port", "0", "--authentication-skip-lookup", "--kube-api-qps", "500", "--kube-api-burst", "500"]);
         Process::spawn(&mut command)
     }
@@ -72,10 +101,15 @@ impl Servers {
         lines[lines.len().saturating_sub(LINES)..].join("\n")
     }
 
-    fn command(&self, program: &str) -> Result<Command> {
-        let file = self.log_file(program);
+    fn command(&self, name: &str) -> Result<Command> {
+        self.program(&self.binaries.path(name), name)
+    }
+
+    /// A program on the control plane's host, with a log of its own.
+    pub(super) fn program(&self, program: &Path, name: &str) -> Result<Command> {
+        let file = self.log_file(name);
         let log = File::options().append(true).create(true).open(&file).with_context(|| format!("opening {}", file.display()))?;
-        let mut command = self.netns.command(self.binaries.path(program));
+        let mut command = self.netns.command(program);
         command.stdout(log.try_clone().context("sharing a log file")?).stderr(log);
         Ok(command)
     }

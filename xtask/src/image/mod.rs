@@ -5,6 +5,7 @@
 use std::{env, fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
 
 use crate::{
     bpf_toolchain::Compiler,
@@ -13,10 +14,11 @@ use crate::{
     setup::{self, Part},
 };
 
-mod archive;
-mod layer;
+pub(crate) mod archive;
+pub(crate) mod layer;
 
-pub(crate) use archive::Image;
+use archive::Image;
+use layer::{Files, Layer};
 
 /// Under this name the manifests in deploy ask for it.
 pub(crate) const NAME: &str = "shunt:dev";
@@ -69,11 +71,34 @@ fn make(door: &Door, arch: &str, name: &str, output: Option<PathBuf>) -> Result<
     let folder = file.parent().context("the image is to lie in no folder")?;
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let program = fs::read(&shunt).with_context(|| format!("reading {}", shunt.display()))?;
-    let image = Image { name: normal(name)?, short_name: name.to_owned(), arch: arch.to_owned(), program };
-    let digest = image.write(&file)?;
+    let layer = Layer::packed(&contents(&program)?)?;
+    let image = Image { names: vec![normal(name)?], arch, layers: vec![&layer], config: config() };
+    let digest = archive::write(&file, &[image])?.join(", ");
     let size = fs::metadata(&file).context("measuring the image")?.len();
     done(&format!("{} ({} MiB, {name}, {digest})", file.display(), size >> 20));
     Ok(file)
+}
+
+/// The program, and the folders that others are mounted on: so the root need not be written to.
+fn contents(program: &[u8]) -> Result<Vec<u8>> {
+    let folders = ["proc/", "run/", "run/shunt/", "sys/", "tmp/"];
+    let files = folders.into_iter().try_fold(Files::new(), Files::folder)?;
+    files.file("shunt", 0o755, program)?.tar()
+}
+
+fn config() -> Value {
+    json!({
+        "Entrypoint": ["/shunt"],
+        "Cmd": ["run"],
+        "User": "0:0",
+        "WorkingDir": "/",
+        "Labels": {
+            "org.opencontainers.image.title": "shunt",
+            "org.opencontainers.image.description": "Serves a Kubernetes node's Services with BPF programs, in place of kube-proxy",
+            "org.opencontainers.image.version": env!("CARGO_PKG_VERSION"),
+            "org.opencontainers.image.licenses": "Apache-2.0",
+        },
+    })
 }
 
 /// A name as containerd knows it: with a registry, which is Docker's where none is named.

@@ -13,23 +13,23 @@ use crate::{
 
 /// A module of ours, and what it pins.
 #[derive(Clone, Copy)]
-pub(super) struct Module {
+pub(crate) struct Module {
     /// From the root of the work tree.
-    pub(super) folder: &'static str,
+    pub(crate) folder: &'static str,
     /// The module by whose version programs are known.
-    pub(super) pinned: &'static str,
+    pub(crate) pinned: &'static str,
 }
 
 impl Module {
     /// The version that is pinned.
-    pub(super) fn version(self, door: &Door) -> Result<String> {
+    pub(crate) fn version(self, door: &Door) -> Result<String> {
         let path = door.root.join(self.folder).join("go.mod");
         let module = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
         version_of(self.pinned, &module).with_context(|| format!("{} does not require {}", path.display(), self.pinned))
     }
 
     /// Builds packages of what is pinned and leaves their programs in a folder, each whole at any time.
-    pub(super) fn build(self, door: &Door, packages: &[String], ld_flags: &str, folder: &Path) -> Result<()> {
+    pub(crate) fn build(self, door: &Door, packages: &[String], ld_flags: &str, folder: &Path) -> Result<()> {
         on_path("go").context("there is no Go to build it with")?;
         let names: Vec<&str> = packages.iter().filter_map(|package| package.rsplit('/').next()).collect();
         doing(&format!("building {} {} with Go (minutes, the first time)", names.join(", "), self.version(door)?));
@@ -46,6 +46,22 @@ impl Module {
         }
         fs::remove_dir_all(&work).context("removing the empty folder of the build")?;
         done(&format!("{} in {}", names.join(", "), folder.display()));
+        Ok(())
+    }
+}
+
+impl Module {
+    /// Builds the tests of a package as one program.
+    pub(crate) fn build_test(self, door: &Door, package: &str, name: &str, ld_flags: &str, folder: &Path) -> Result<()> {
+        on_path("go").context("there is no Go to build it with")?;
+        doing(&format!("building {name} {} with Go (minutes, the first time)", self.version(door)?));
+        let sh = &door.sh;
+        let _here = sh.push_dir(door.root.join(self.folder));
+        let _static = sh.push_env("CGO_ENABLED", "0");
+        let (flags, unfinished) = (format!("-ldflags=-s -w {ld_flags}"), folder.join(format!("{name}.new")));
+        patiently(|| output(cmd!(sh, "go test -c -vet=off -buildvcs=false {flags} -o {unfinished} {package}")))?;
+        fs::rename(&unfinished, folder.join(name)).with_context(|| format!("putting {name} in its place"))?;
+        done(&format!("{name} in {}", folder.display()));
         Ok(())
     }
 }

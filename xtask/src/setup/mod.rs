@@ -9,7 +9,7 @@ use crate::{bpf_toolchain::cache_dir, door::Door};
 
 mod bpf;
 pub(crate) mod control_plane;
-mod go;
+pub(crate) mod go;
 pub(crate) mod helm;
 mod packages;
 
@@ -26,6 +26,8 @@ pub(crate) enum Part {
     Helm,
     /// Programs that tests run as they are: curl, dig, dnsmasq, iperf3, nc, and a compiler for the C library musl.
     Programs,
+    /// What makes images for the pods of a cluster.
+    Cluster,
     /// What the benches measure with, and what kube-proxy needs in one of its modes: iperf3, iptables, conntrack.
     Bench,
 }
@@ -47,6 +49,7 @@ pub(crate) fn run(door: &Door, parts: &[Part], own_linker: bool) -> Result<()> {
             Part::ControlPlane => control_plane::set_up(door)?,
             Part::Helm => helm::set_up(door)?,
             Part::Programs => packages::set_up(door, packages::PROGRAMS),
+            Part::Cluster => packages::set_up(door, packages::CLUSTER_COMMANDS),
             Part::Bench => packages::set_up(door, packages::BENCH_COMMANDS),
         }
     }

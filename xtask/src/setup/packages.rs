@@ -34,6 +34,12 @@ pub(super) const PROGRAMS: &[Wanted] = &[
     ("nc", "netcat-openbsd", "the same"),
 ];
 
+pub(super) const CLUSTER_COMMANDS: &[Wanted] = &[
+    ("mmdebstrap", "mmdebstrap", "the images of a cluster's pods"),
+    ("unshare", "util-linux", "a cluster's nodes"),
+    ("iptables", "iptables", "the CNI plugin portmap"),
+];
+
 pub(super) const BENCH_COMMANDS: &[Wanted] = &[
     ("iperf3", "iperf3", "the benches' streams"),
     ("iptables", "iptables", "kube-proxy in one of its modes"),
