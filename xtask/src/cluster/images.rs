@@ -95,7 +95,7 @@ fn userland(door: &Door) -> Result<Vec<u8>> {
     let (tar, hook) = (work.path().join("userland.tar"), work.path().join("links"));
     fs::write(&hook, format!("#!/bin/sh\n{LINKS}")).context("writing the hook")?;
     cmd!(sh, "chmod +x {hook}").quiet().run()?;
-    let (include, hook) = (format!("--include={USERLAND}"), format!("--customize-hook={}", hook.display()));
+    let (include, hook) = (format!("--include={USERLAND}"), format!("--extract-hook={}", hook.display()));
     let merged = "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr";
     let suite = own_suite();
     patiently(|| output(cmd!(sh, "mmdebstrap --quiet --variant=extract --mode=root {merged} {include} {hook} {suite} {tar}")))
