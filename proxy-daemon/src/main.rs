@@ -39,8 +39,9 @@ fn dispatch(args: Args) -> Result<()> {
     match args.command {
         Command::Run(run) => daemon(Config::new(args.bpffs, args.socket, run)?),
         Command::Prepare(conntrack) => {
+            let conntrack = config::conntrack(conntrack)?;
             datapath::mount_all(&pins)?;
-            config::conntrack(conntrack)?.apply();
+            conntrack.apply();
             Ok(())
         }
         Command::Show(show) => cli::show(&pins, &show),

@@ -50,17 +50,11 @@ impl Report {
         self.metrics.note_state(synced, reconciler.unserved(), reconciler.usage());
         for family in IpFamily::ALL {
             for (policy, clients) in [("internal", Clients::Inside), ("external", Clients::Outside)] {
-                self.metrics.note_no_local_endpoints(family, policy, reconciler.without_local(family, clients));
+                self.metrics.note_no_local_endpoints(family, policy, reconciler.lacking(family, clients));
             }
         }
-        let addresses = || reconciler.node_port_addresses().iter().copied().collect();
-        let checks = Checks { addresses: (!self.all_node_ports).then(addresses), services: reconciler.health_checks().clone() };
-        self.checks.send_if_modified(|known| {
-            let differs = *known != checks;
-            if differs {
-                *known = checks;
-            }
-            differs
-        });
+        let addresses = (!self.all_node_ports).then(|| reconciler.node_port_addresses().iter().copied().collect());
+        let news = reconciler.take_health_news();
+        self.checks.send_if_modified(|known| known.take(addresses, news));
     }
 }

@@ -15,6 +15,7 @@
 
 pub mod addr;
 pub mod bench;
+mod cache;
 mod cases;
 pub mod cluster;
 mod cni;

@@ -52,7 +52,7 @@ pub(crate) struct Plan {
 
 /// What a node does that a plain host does not. The reverse path filter is strict, as the strictest distributions
 /// have it: a proxy that needs it loose would not work there.
-const FORWARDING: [(&str, &str); 4] =
+pub(crate) const FORWARDING: [(&str, &str); 4] =
     [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1"), ("ipv4/conf/all/rp_filter", "1"), ("ipv4/conf/default/rp_filter", "1")];
 
 impl Node {

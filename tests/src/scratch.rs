@@ -104,7 +104,7 @@ fn take_threads(cgroup: &Path) -> Result<()> {
 }
 
 /// Removes a cgroup with those below it, when all that ran there has ended.
-fn remove_cgroup(path: &Path) {
+pub(crate) fn remove_cgroup(path: &Path) {
     for child in fs::read_dir(path).into_iter().flatten().flatten() {
         if child.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_cgroup(&child.path());

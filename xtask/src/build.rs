@@ -87,9 +87,15 @@ impl Target {
     }
 }
 
-/// What makes a program static, as an option of cargo.
-pub(crate) fn static_flags(host: &str) -> String {
-    rust_flags(host, &[STATIC.to_owned()])
+/// Builds one of the small programs of the package shunt-guest, which find no libraries where they run.
+pub(crate) fn guest(door: &Door, program: &str) -> Result<PathBuf> {
+    let compiler = Compiler::candidates()?.swap_remove(0);
+    let host = compiler.fact("host")?;
+    let flags = rust_flags(host, &[STATIC.to_owned()]);
+    cmd!(door.sh, "cargo build --quiet --package shunt-guest --bin {program} --target {host} --config {flags}").quiet().run()?;
+    let built = door.target().join(host).join("debug").join(program);
+    require_static(&built)?;
+    Ok(built)
 }
 
 /// Options of rustc for one target, as an option of cargo.
@@ -108,7 +114,7 @@ fn install(built: &Path, shunt: &Path) -> Result<()> {
 }
 
 /// A static program asks for no loader.
-pub(crate) fn require_static(shunt: &Path) -> Result<()> {
+fn require_static(shunt: &Path) -> Result<()> {
     let bytes = fs::read(shunt).context("reading the binary")?;
     let file = ElfFile64::<Endianness>::parse(bytes.as_slice()).context("parsing the binary")?;
     let wants_loader = |header: &elf::ProgramHeader64<Endianness>| header.p_type(file.endian()) == elf::PT_INTERP;

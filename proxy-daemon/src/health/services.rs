@@ -41,6 +41,22 @@ pub struct Checks {
     pub services: BTreeMap<ObjectName, HealthCheck>,
 }
 
+impl Checks {
+    /// Takes in where to listen, and what is news of Services. Says whether anything differs.
+    pub fn take(&mut self, addresses: Option<BTreeSet<IpAddr>>, news: BTreeMap<ObjectName, Option<HealthCheck>>) -> bool {
+        let mut differs = self.addresses != addresses;
+        self.addresses = addresses;
+        for (service, check) in news {
+            let before = match check {
+                Some(check) => self.services.insert(service, check),
+                None => self.services.remove(&service),
+            };
+            differs |= before != check;
+        }
+        differs
+    }
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Answer<'a> {

@@ -10,9 +10,13 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, NoLabelSet},
     metrics::MetricType,
 };
-use proxy_common::{Protocol, ServiceCounters, ServiceRow};
+use proxy_common::ServiceCounters;
 
-use crate::maps::{Error, KernelMaps};
+use crate::{
+    maps::{Error, KernelMaps},
+    model::ServicePortName,
+    tables::name_of,
+};
 
 const EVENTS: &str = "shunt_events";
 const FLOWS: &str = "shunt_service_flows";
@@ -25,11 +29,8 @@ pub(super) const NAMES: [&str; 4] = [EVENTS, FLOWS, PACKETS, BYTES];
 /// The maps, for whoever scrapes.
 pub struct Kernel(Mutex<KernelMaps>);
 
-/// A Service that has counters.
-struct Counted {
-    labels: [(&'static str, String); 4],
-    counters: ServiceCounters,
-}
+/// What was counted for a service port.
+type Counted = (ServicePortName, ServiceCounters);
 
 impl Kernel {
     /// Reads these maps.
@@ -55,8 +56,8 @@ impl Kernel {
             (BYTES, "Bytes of these packets", |counters| counters.bytes),
         ] {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for Counted { labels, counters } in &services {
-                metric.encode_family(labels)?.encode_counter::<NoLabelSet, _, f64>(&count(counters), None)?;
+            for (port, counters) in &services {
+                metric.encode_family(&labels(port))?.encode_counter::<NoLabelSet, _, f64>(&count(counters), None)?;
             }
         }
         Ok(())
@@ -87,24 +88,11 @@ fn read<T>(what: &str, rows: Result<Vec<T>, Error>) -> Vec<T> {
 
 fn services(maps: &KernelMaps) -> Result<Vec<Counted>, Error> {
     let rows = maps.service_rows()?;
-    rows.iter().map(|(id, row)| Ok(Counted { labels: labels(row), counters: maps.service_counters(*id)? })).collect()
+    // A row without a name is none of ours.
+    let named = rows.iter().filter_map(|(id, row)| Some((*id, name_of(row)?)));
+    named.map(|(id, name)| Ok((name, maps.service_counters(id)?))).collect()
 }
 
-fn labels(row: &ServiceRow) -> [(&'static str, String); 4] {
-    let (namespace, rest) = row.name().split_once('/').unwrap_or_default();
-    let (name, port) = rest.split_once(':').unwrap_or((rest, ""));
-    let protocol = Protocol::from_wire(row.protocol).map_or_else(|| row.protocol.to_string(), |protocol| protocol.name().to_owned());
-    [("namespace", namespace.to_owned()), ("service", name.to_owned()), ("port", port.to_owned()), ("protocol", protocol)]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_is_taken_apart() {
-        let texts = |name| labels(&ServiceRow::new(name, Protocol::Udp).unwrap()).map(|(_, value)| value);
-        assert_eq!(texts("kube-system/kube-dns:dns"), ["kube-system", "kube-dns", "dns", "UDP"]);
-        assert_eq!(texts("default/web"), ["default", "web", "", "UDP"]);
-    }
+fn labels(port: &ServicePortName) -> [(&'static str, &str); 4] {
+    [("namespace", &port.namespace), ("service", &port.name), ("port", &port.port), ("protocol", port.protocol.name())]
 }

@@ -12,9 +12,6 @@ use prometheus_client::{
 const CPU: &str = "process_cpu_seconds";
 const MEMORY: &str = "process_resident_memory_bytes";
 const FILES: &str = "process_open_fds";
-/// What a scrape shows of the process.
-#[cfg(test)]
-pub(super) const NAMES: [&str; 3] = [CPU, MEMORY, FILES];
 
 /// Reads it at each scrape.
 #[derive(Debug)]

@@ -12,9 +12,6 @@ use crate::source::Standing;
 
 const NOT_UNDERSTOOD: &str = "shunt_not_understood";
 const SERVER_UP: &str = "shunt_api_server_up";
-/// What a scrape shows of the source.
-#[cfg(test)]
-pub(super) const NAMES: [&str; 2] = [NOT_UNDERSTOOD, SERVER_UP];
 
 /// The source, for whoever scrapes.
 #[derive(Debug)]

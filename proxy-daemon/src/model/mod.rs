@@ -35,6 +35,9 @@ pub use node::NodeInfo;
 pub use service::{Service, ServiceKind, ServicePort, TrafficPolicy};
 pub use service_cidr::ServiceCidr;
 
+/// How many times are remembered until somebody asks. While nothing can be applied nobody does, and changes may come for days.
+const MOST_TRIGGERS: usize = 4096;
+
 /// One step of what a source has to tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -214,7 +217,9 @@ impl Model {
         if old.is_some_and(|old| old.is_like(&slice)) {
             return;
         }
-        self.triggers.extend(slice.triggered.map(|time| (slice.family, time)));
+        if self.triggers.len() < MOST_TRIGGERS {
+            self.triggers.extend(slice.triggered.map(|time| (slice.family, time)));
+        }
         match self.services.get(&owner) {
             Some(service) => self.dirty.extend(fed_ports(service, old.into_iter().chain([&slice]))),
             None if slice.endpoints.is_empty() => {}

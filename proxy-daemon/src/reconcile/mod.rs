@@ -7,11 +7,13 @@
 
 #[cfg(test)]
 mod history_tests;
+mod lacking;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -19,6 +21,7 @@ use std::{
 
 use ipnet::IpNet;
 
+use self::lacking::Lacking;
 use crate::{
     fullness::Fullness,
     maps::{self, Maps},
@@ -73,10 +76,9 @@ pub struct Reconciler<M> {
     fullness: BTreeMap<&'static str, Fullness>,
     /// The networks of Services that there was no room for when that was said last.
     overflow: Vec<IpNet>,
-    /// What load balancers are to hear of the Services that say where to ask.
-    health_checks: BTreeMap<ObjectName, HealthCheck>,
-    /// Those that have endpoints, but for some clients none here.
-    without_local: BTreeMap<ServicePortName, BTreeSet<(IpFamily, Clients)>>,
+    /// What load balancers are to hear of Services that were brought to their plans.
+    health_news: BTreeMap<ObjectName, Option<HealthCheck>>,
+    lacking: Lacking,
 }
 
 impl<M: Maps> Reconciler<M> {
@@ -98,8 +100,8 @@ impl<M: Maps> Reconciler<M> {
             failed: Vec::new(),
             fullness: BTreeMap::new(),
             overflow: Vec::new(),
-            health_checks: BTreeMap::new(),
-            without_local: BTreeMap::new(),
+            health_news: BTreeMap::new(),
+            lacking: Lacking::default(),
         }
     }
 
@@ -136,14 +138,14 @@ impl<M: Maps> Reconciler<M> {
         self.refused.len() + self.failed.len()
     }
 
-    /// What load balancers are to hear of the Services that say where to ask, as of what is in effect.
-    pub fn health_checks(&self) -> &BTreeMap<ObjectName, HealthCheck> {
-        &self.health_checks
+    /// What load balancers are to hear of the Services that were brought to their plans since the last call; nothing where nobody is to ask.
+    pub fn take_health_news(&mut self) -> BTreeMap<ObjectName, Option<HealthCheck>> {
+        mem::take(&mut self.health_news)
     }
 
     /// How many service ports have endpoints, but for these clients none on this node, as their policy asks.
-    pub fn without_local(&self, family: IpFamily, clients: Clients) -> usize {
-        self.without_local.values().filter(|lacks| lacks.contains(&(family, clients))).count()
+    pub fn lacking(&self, family: IpFamily, clients: Clients) -> usize {
+        self.lacking.count(family, clients)
     }
 
     /// Whether load balancers may send to this node.
@@ -237,10 +239,8 @@ impl<M: Maps> Reconciler<M> {
     fn note_health(&mut self, names: &[ServicePortName]) {
         let services: BTreeSet<_> = names.iter().map(ServicePortName::service).collect();
         for name in services {
-            match health_check(&self.model, &self.facts, &name) {
-                Some(check) => drop(self.health_checks.insert(name, check)),
-                None => drop(self.health_checks.remove(&name)),
-            }
+            let check = health_check(&self.model, &self.facts, &name);
+            self.health_news.insert(name, check);
         }
     }
 
@@ -297,7 +297,7 @@ impl<M: Maps> Reconciler<M> {
     /// What there is to bring to its plan. Room comes from what leaves: service ports that are gone come first, then what did not fit before. What
     /// failed comes by itself after everything else, since nothing comes after what fails again.
     fn due(&mut self) -> [Vec<ServicePortName>; 2] {
-        let mut pending = std::mem::take(&mut self.pending);
+        let mut pending = mem::take(&mut self.pending);
         let failed: Vec<_> = self.failed.iter().filter(|(name, _)| pending.remove(name)).map(|(name, _)| name.clone()).collect();
         let refused = self.refused.keys().filter(|name| !self.has_failed(name)).cloned();
         let (alive, gone): (BTreeSet<_>, BTreeSet<_>) =
@@ -365,12 +365,7 @@ impl<M: Maps> Reconciler<M> {
             self.maps.apply(change).map_err(Failure::Maps)?;
         }
         phases.maps += compared.elapsed();
-        let lacks = plan.as_ref().map(ServicePlan::without_local).unwrap_or_default();
-        if lacks.is_empty() {
-            self.without_local.remove(name);
-        } else {
-            self.without_local.insert(name.clone(), lacks);
-        }
+        self.lacking.set(name, plan.as_ref().map(ServicePlan::without_local).unwrap_or_default());
         if self.refused.remove(name).is_some() && plan.is_some() {
             tracing::info!(service = %name, "the service is served now");
         }

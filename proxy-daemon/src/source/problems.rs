@@ -15,8 +15,6 @@ pub(super) struct ProblemLog {
     kind: &'static str,
     standing: Standing,
     known: BTreeMap<ObjectName, Known>,
-    /// How often anything was found wrong.
-    count: u64,
     /// The round of the complete list that is coming in, or came in last.
     round: u64,
 }
@@ -31,7 +29,7 @@ struct Known {
 
 impl ProblemLog {
     pub(super) fn new(kind: &'static str, standing: Standing) -> Self {
-        Self { kind, standing, known: BTreeMap::new(), count: 0, round: 0 }
+        Self { kind, standing, known: BTreeMap::new(), round: 0 }
     }
 
     /// Notes all that is wrong with one version of an object, and logs what is news.
@@ -43,10 +41,9 @@ impl ProblemLog {
         let problems: BTreeSet<String> = problems.iter().map(ToString::to_string).collect();
         let before = self.known.get(object).map(|known| &known.problems);
         for problem in &problems {
-            self.count += 1;
-            self.standing.count_problem(self.kind);
+            let count = self.standing.count_problem(self.kind);
             if before.is_some_and(|before| before.contains(problem)) {
-                debug!(kind = self.kind, %object, reason = problem, count = self.count, "still not as it should be");
+                debug!(kind = self.kind, %object, reason = problem, count, "still not as it should be");
             } else {
                 warn!(kind = self.kind, %object, reason = problem, "not served as it stands");
             }
@@ -85,7 +82,7 @@ mod tests {
         log.observe(&kept, &["wrong"]);
         log.end_list();
         assert_eq!(log.known.keys().collect::<Vec<_>>(), [&kept]);
-        assert_eq!(log.count, 3);
+        assert_eq!(log.standing.problems()["Service"], 3);
         log.observe(&kept, &[] as &[&str]);
         assert!(log.known.is_empty());
     }

@@ -26,11 +26,15 @@ impl Standing {
         self.state().server
     }
 
-    pub(super) fn count_problem(&self, kind: &'static str) {
-        *self.state().problems.entry(kind).or_default() += 1;
+    /// Yields how often that makes it.
+    pub(crate) fn count_problem(&self, kind: &'static str) -> u64 {
+        let mut state = self.state();
+        let count = state.problems.entry(kind).or_default();
+        *count += 1;
+        *count
     }
 
-    pub(super) fn note_server(&self, up: bool) {
+    pub(crate) fn note_server(&self, up: bool) {
         self.state().server = Some(up);
     }
 

@@ -14,6 +14,7 @@ mod cluster_ips;
 mod dump;
 mod free;
 mod lives;
+mod name;
 mod networks;
 mod pools;
 mod restore;
@@ -37,6 +38,7 @@ use proxy_common::{BackendRef, FrontendRow, RowIndex, ServiceId, SlotRange, maps
 
 pub use self::{
     change::{Change, Scope, Snapshot},
+    name::name_of,
     networks::{no_networks, overflow},
 };
 use self::{

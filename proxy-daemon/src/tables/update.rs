@@ -15,6 +15,7 @@ use super::{
     Error, Tables,
     change::Change,
     cluster_ips::Said,
+    name::name_row,
     pools::{Need, Owner},
     service::{Frontend, LoadedSet, Service},
     sources,
@@ -197,11 +198,4 @@ impl Tables {
             changes.push(Change::Live { index: reference.index(), reference: BackendRef::NONE });
         }
     }
-}
-
-/// The row that names a service port: `namespace/name` or `namespace/name:port`.
-pub(super) fn name_row(name: &ServicePortName) -> Result<Box<ServiceRow>, Error> {
-    let ServicePortName { namespace, name: service, port, protocol } = name;
-    let text = if port.is_empty() { format!("{namespace}/{service}") } else { format!("{namespace}/{service}:{port}") };
-    ServiceRow::new(&text, *protocol).map(Box::new).ok_or_else(|| Error::Name { name: name.clone() })
 }

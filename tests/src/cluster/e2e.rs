@@ -21,9 +21,6 @@ const FOCUS: &str = r"\[sig-network\]";
 /// What takes something that this cluster does not have: ssh to nodes, a cloud, network policies, the internet, SCTP in the kernel; what measures; and what
 /// rewrites the cluster's DNS.
 const SKIP: &str = r"\[Disruptive\]|Netpol|NetworkPolic|LoadBalancers|Ingress|Feature:Networking-|SCTPConnectivity|PerformanceDNS|KubeProxyDaemonSetMigration|KubeProxyNFAcct|Provider:GCE|DNS configMap";
-/// Where the images come from that the tests name: nowhere, every node has them.
-const REGISTRIES: &str = "promoterE2eRegistry: shunt.test/e2e\ngcRegistry: shunt.test\nbuildImageRegistry: shunt.test/build\n";
-
 /// Which tests to run.
 #[derive(clap::Args)]
 pub struct Selection {
@@ -76,8 +73,6 @@ pub fn run(place: &Place, selection: &Selection) -> Result<ExitCode> {
     let programs = Programs::find()?;
     let folder = place.folder().join("e2e");
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    let registries = folder.join("registries.yaml");
-    fs::write(&registries, REGISTRIES).context("writing where images come from")?;
     let log = File::create(folder.join("log")).context("opening the log of the tests")?;
     let mut ginkgo = state.beside_the_api_server(programs.path("ginkgo"));
     ginkgo
@@ -88,7 +83,7 @@ pub fn run(place: &Place, selection: &Selection) -> Result<ExitCode> {
     ginkgo.arg(programs.path("e2e.test")).arg("--").arg(format!("--kubeconfig={}", state.kubeconfig.display()));
     ginkgo.arg(format!("--kubectl-path={}", state.kubectl.display())).args(["--provider=skeleton", "--disable-log-dump"]);
     ginkgo.arg(format!("--num-nodes={}", state.nodes.len())).arg("--dns-domain=cluster.local");
-    ginkgo.env("KUBE_TEST_REPO_LIST", &registries).env("HOME", &folder);
+    ginkgo.env("KUBE_TEST_REPO_LIST", programs.registries()).env("HOME", &folder);
     ginkgo.stdout(log.try_clone().context("sharing a log")?).stderr(log);
     let status = ginkgo.status().context("running ginkgo")?;
     let results =

@@ -16,7 +16,7 @@ use nix::{
 };
 
 use super::{Cluster, Plan, state::State};
-use crate::{name, wait};
+use crate::{leftovers, name, wait};
 
 const START_LIMIT: Duration = Duration::from_mins(15);
 const STOP_LIMIT: Duration = Duration::from_mins(2);
@@ -50,6 +50,11 @@ impl Place {
     /// What others need to know of the cluster that is up.
     pub fn state(&self) -> Result<State> {
         ensure!(self.keeper().is_some(), "no cluster is up in {}: `up` starts one", self.0.display());
+        self.last_state()
+    }
+
+    /// The same of the last one, whether or not it is up.
+    fn last_state(&self) -> Result<State> {
         let state = fs::read(self.state_file()).context("the cluster is not ready yet")?;
         serde_json::from_slice(&state).context("reading what is known of the cluster")
     }
@@ -119,7 +124,12 @@ impl Place {
         self.clear()
     }
 
+    /// Removes what is left: of a keeper that was killed all that bears its name, which ends its nodes, and their cgroups.
     fn clear(&self) -> Result<()> {
+        leftovers::sweep();
+        if let Ok(state) = self.last_state() {
+            state.remove_cgroups();
+        }
         match fs::remove_dir_all(&self.0) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("removing {}", self.0.display()))

@@ -20,23 +20,15 @@ use crate::{
     control_plane::ControlPlane,
     name::BedName,
     netns::Netns,
+    node::FORWARDING,
     process::Process,
+    scratch::remove_cgroup,
     underlay::Underlay,
     wait,
 };
 
 /// A machine may start several at once, and each unpacks images.
 const START_LIMIT: Duration = Duration::from_mins(3);
-/// What a node does that a plain host does not.
-const FORWARDING: [(&str, &str); 6] = [
-    ("ipv4/ip_forward", "1"),
-    ("ipv6/conf/all/forwarding", "1"),
-    ("ipv6/conf/all/accept_dad", "0"),
-    ("ipv6/conf/default/accept_dad", "0"),
-    ("ipv4/conf/all/rp_filter", "1"),
-    ("ipv4/conf/default/rp_filter", "1"),
-];
-
 /// Where a node keeps what is its own.
 #[derive(Clone, Debug)]
 pub(super) struct Folder(PathBuf);
@@ -226,20 +218,9 @@ impl Cgroups {
     }
 
     /// Depth first: the kubelet's and containerd's groups, then the node's own.
-    fn remove(&self) {
-        for group in &self.0 {
-            wait::until("an empty cgroup", Duration::from_secs(5), || Ok(remove_below(group)?)).ok();
-        }
+    pub(super) fn remove(&self) {
+        self.0.iter().for_each(|group| remove_cgroup(group));
     }
-}
-
-fn remove_below(group: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(group)?.flatten() {
-        if entry.file_type()?.is_dir() {
-            remove_below(&entry.path())?;
-        }
-    }
-    fs::remove_dir(group)
 }
 
 /// Where a hierarchy is mounted, by what `/proc/self/cgroup` calls it.

@@ -47,6 +47,11 @@ impl State {
         self.nodes.iter().map(|node| node.name.as_str())
     }
 
+    /// Removes the groups of nodes that have ended.
+    pub(super) fn remove_cgroups(&self) {
+        self.nodes.iter().for_each(|node| node.cgroups.remove());
+    }
+
     /// A command inside a node.
     pub fn enter(&self, name: &str) -> Result<Command> {
         let node = self.nodes.iter().find(|node| node.name == name).with_context(|| format!("there is no node {name}"))?;

@@ -11,7 +11,7 @@ use xshell::cmd;
 
 use super::images;
 use crate::{
-    bpf_toolchain::{Compiler, cache_dir},
+    bpf_toolchain::cache_dir,
     build,
     debian::{Suite, output, own_suite},
     door::{Door, doing, done, found, heading},
@@ -60,7 +60,8 @@ pub(super) fn bring(door: &Door) -> Result<()> {
     fs::create_dir_all(folder.join("cni")).with_context(|| format!("making {}", folder.display()))?;
     go_programs(door, &folder)?;
     if !folder.join("pause").is_file() {
-        pause(door, &folder)?;
+        // Our own, of a few lines.
+        fs::copy(build::guest(door, "pause")?, folder.join("pause")).context("keeping pause")?;
     }
     if FILES.iter().any(|(_, name)| !folder.join(name).is_file()) {
         debian_programs(door, &folder)?;
@@ -89,17 +90,6 @@ fn go_programs(door: &Door, folder: &Path) -> Result<()> {
         COREDNS.build(door, &[COREDNS.pinned.to_owned()], "", folder)?;
     }
     Ok(())
-}
-
-/// Our own, of a few lines.
-fn pause(door: &Door, folder: &Path) -> Result<()> {
-    let compiler = Compiler::candidates()?.swap_remove(0);
-    let host = compiler.fact("host")?;
-    let flags = build::static_flags(host);
-    cmd!(door.sh, "cargo build --quiet --release --package shunt-guest --bin pause --target {host} --config {flags}").quiet().run()?;
-    let built = door.target().join(host).join("release/pause");
-    build::require_static(&built)?;
-    fs::copy(&built, folder.join("pause")).context("keeping pause").map(drop)
 }
 
 fn debian_programs(door: &Door, folder: &Path) -> Result<()> {

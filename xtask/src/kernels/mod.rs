@@ -17,7 +17,6 @@ use xshell::cmd;
 
 use self::{guest::Guest, machine::Tools, offer::Kernel, outcome::Run, record::Record};
 use crate::{
-    bpf_toolchain::Compiler,
     build,
     door::{Door, heading, missing},
     setup::{self, Part},
@@ -139,14 +138,9 @@ fn daemon(door: &Door) -> Result<PathBuf> {
     Ok(door.shunt())
 }
 
-/// The guest's first process, which finds no libraries.
+/// The guest's first process.
 fn init(door: &Door) -> Result<Vec<u8>> {
-    let compiler = Compiler::candidates()?.swap_remove(0);
-    let host = compiler.fact("host")?;
-    let flags = build::static_flags(host);
-    cmd!(door.sh, "cargo build --quiet --package shunt-guest --target {host} --config {flags}").quiet().run()?;
-    let built = door.target().join(host).join("debug/shunt-guest");
-    build::require_static(&built)?;
+    let built = build::guest(door, "shunt-guest")?;
     fs::read(&built).with_context(|| format!("reading {}", built.display()))
 }
 

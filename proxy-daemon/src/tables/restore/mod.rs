@@ -12,7 +12,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use proxy_common::{BackendRef, FrontendRef, Protocol, RowIndex, ServiceId, ServiceRow};
+use proxy_common::{BackendRef, FrontendRef, RowIndex, ServiceId, ServiceRow};
 
 use self::{
     backends::Backends,
@@ -23,12 +23,13 @@ use super::{
     change::Snapshot,
     free::Indices,
     lives::Lives,
+    name::name_of,
     networks::ServiceNetworks,
     pools::{IDS_REST, Owner, ROWS_REST},
     service::{Frontend, Service},
     slots::Slots,
 };
-use crate::model::{FrontendAddr, ServicePortName};
+use crate::model::FrontendAddr;
 
 impl Tables {
     /// The mirror of maps that an earlier run has filled. `now` is the time at which they were read, or later.
@@ -53,7 +54,7 @@ impl Tables {
 
     fn adopt_names(&mut self, rows: &[(ServiceId, ServiceRow)]) {
         for (id, row) in rows.iter().copied().collect::<BTreeMap<_, _>>() {
-            match parse_name(&row) {
+            match name_of(&row) {
                 Some(name) if (1..self.sizes.services).contains(&id.0) && !self.names.contains_key(&name) => {
                     self.services.insert(id, Service::new(id, name.clone()));
                     self.names.insert(name, id);
@@ -120,11 +121,4 @@ fn rest_stale(slots: &mut Slots, found: &BTreeMap<u32, Slot>, now: Instant) {
     for run in stale.chunk_by(|a, b| a + 1 == *b) {
         slots.rest(run, now);
     }
-}
-
-/// The service port that a row names: see `name_row`.
-fn parse_name(row: &ServiceRow) -> Option<ServicePortName> {
-    let (namespace, rest) = row.name().split_once('/')?;
-    let (name, port) = rest.split_once(':').unwrap_or((rest, ""));
-    Some(ServicePortName::new(namespace, name, port, Protocol::from_wire(row.protocol)?))
 }

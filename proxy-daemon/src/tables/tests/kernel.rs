@@ -182,7 +182,7 @@ impl Kernel {
 pub(super) fn assert_mirrors(tables: &Tables, kernel: &Kernel) {
     let mut expected = Kernel::default();
     for service in tables.services.values() {
-        expected.services.insert(service.id, *update::name_row(&service.name).unwrap());
+        expected.services.insert(service.id, *name::name_row(&service.name).unwrap());
         for (addr, frontend) in &service.frontends {
             expected.frontends.insert(*addr, FrontendRef { service: service.id, row: frontend.row });
             assert_eq!(kernel.rows.get(&frontend.row), Some(&frontend.value));
