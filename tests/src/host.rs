@@ -2,6 +2,8 @@
 
 use std::{io, net::SocketAddr};
 
+use anyhow::Result;
+
 use crate::{
     addr::Addrs,
     netns::Netns,
@@ -41,5 +43,34 @@ impl<H: Host> Host for &H {
 
     fn addrs(&self) -> Addrs {
         (*self).addrs()
+    }
+}
+
+/// Where this process is, as a host: inside a pod, on a node, or beside them.
+#[derive(Debug)]
+pub(crate) struct Here {
+    name: String,
+    netns: Netns,
+    addrs: Addrs,
+}
+
+impl Here {
+    /// `addrs`: what is served there, if anything is.
+    pub(crate) fn named(name: &str, addrs: Addrs) -> Result<Self> {
+        Ok(Self { name: name.to_owned(), netns: Netns::own()?, addrs })
+    }
+}
+
+impl Host for Here {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    fn addrs(&self) -> Addrs {
+        self.addrs
     }
 }

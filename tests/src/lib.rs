@@ -34,6 +34,7 @@ pub mod objects;
 pub mod packet;
 mod pod;
 mod process;
+mod project;
 pub mod rows;
 mod scratch;
 pub mod tcx;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use serde::Deserialize as _;
 use serde_json::Value;
 
 /// The directory; its owner removes it.
@@ -49,4 +50,9 @@ impl Manifests {
     fn file(&self, name: &str) -> PathBuf {
         self.path.join(format!("{name}.yaml"))
     }
+}
+
+/// The objects that are the documents of a text.
+pub(crate) fn parse(text: &str) -> Result<Vec<Value>, serde_yaml_ng::Error> {
+    serde_yaml_ng::Deserializer::from_str(text).map(Value::deserialize).collect()
 }

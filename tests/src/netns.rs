@@ -39,8 +39,19 @@ struct Inner {
     file: File,
     /// Where a cgroup takes threads.
     cgroup: Option<File>,
-    /// Whose namespace it is, if another one's.
-    of: Option<Netns>,
+    /// Whose it is to remove.
+    owner: Owner,
+}
+
+#[derive(Debug)]
+enum Owner {
+    This,
+    /// Another handle, which is kept for that.
+    Other {
+        _kept: Netns,
+    },
+    /// Nobody here.
+    Nobody,
 }
 
 impl Netns {
@@ -58,13 +69,19 @@ impl Netns {
     pub fn in_cgroup(&self, cgroup: &Path) -> Result<Self> {
         let file = self.0.file.try_clone().context("a second descriptor of a namespace")?;
         let name = self.name().to_owned();
-        Ok(Self(Arc::new(Inner { name, file, cgroup: Some(threads_of(cgroup)?), of: Some(self.clone()) })))
+        Ok(Self(Arc::new(Inner { name, file, cgroup: Some(threads_of(cgroup)?), owner: Owner::Other { _kept: self.clone() } })))
+    }
+
+    /// The one that this process is in.
+    pub fn own() -> Result<Self> {
+        let file = File::open("/proc/self/ns/net").context("opening this process's namespace")?;
+        Ok(Self(Arc::new(Inner { name: "own".to_owned(), file, cgroup: None, owner: Owner::Nobody })))
     }
 
     fn create_with(name: &str, cgroup: Option<File>) -> Result<Self> {
         process::output(Command::new("ip").args(["netns", "add", name]))?;
         let file = File::open(path(name)).with_context(|| format!("opening namespace {name}"))?;
-        let netns = Self(Arc::new(Inner { name: name.to_owned(), file, cgroup, of: None }));
+        let netns = Self(Arc::new(Inner { name: name.to_owned(), file, cgroup, owner: Owner::This }));
         netns.sysctl(&PROMPT_IPV6)?;
         netns.ip("link set lo up\n")?;
         Ok(netns)
@@ -152,8 +169,11 @@ impl Netns {
 }
 
 impl Inner {
-    /// Takes the calling thread there.
+    /// Takes the calling thread there. Where it is already, that takes no rights.
     fn enter(&self) -> io::Result<()> {
+        if matches!(self.owner, Owner::Nobody) {
+            return Ok(());
+        }
         setns(&self.file, CloneFlags::CLONE_NEWNET)?;
         // The thread that writes is meant.
         self.cgroup.as_ref().map_or(Ok(()), |mut threads| threads.write_all(b"0"))
@@ -162,7 +182,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if self.of.is_none() {
+        if matches!(self.owner, Owner::This) {
             remove(&self.name);
         }
     }

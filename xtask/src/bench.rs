@@ -5,13 +5,18 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result};
 
 use crate::{
-    build,
+    build, cluster,
     door::{Door, heading},
     setup::{self, Part, control_plane},
 };
 
 /// Passes its arguments on to the benches, and yields their verdict. They run where the user is, so that a file's name means what it says.
 pub(crate) fn run(door: &Door, arguments: &[String]) -> Result<ExitCode> {
+    if let Some((what, options)) = arguments.split_first()
+        && what == "kind"
+    {
+        return cluster::run(door, &[&[cluster::BENCH.to_owned()], options].concat());
+    }
     setup::run(door, &[Part::Packages, Part::Bpf], false)?;
     let mut bench = Command::new("cargo");
     bench.args(["run", "--quiet", "--release", "--package", "shunt-tests", "--bin", "bench"]);

@@ -1,7 +1,7 @@
 //! A real cluster on this machine, which outlives the command that starts it.
 //!
-//! `cluster up` starts one, without any service proxy, `cluster down` ends it. In between `kubectl` and `e2e` ask it, `enter` runs a command inside a
-//! node, `load` brings images. `keep` and `node` are what these start themselves. Exit status: that of what was run, or 0 done, 1 failed, 2 wrong usage.
+//! `cluster up` starts one, with the service proxy that is asked for, or none; `cluster down` ends it. In between `kubectl` asks it, `enter` runs a command
+//! inside a node, `load` brings images, `e2e` and `renew` test it. `keep`, `node`, `serve` and `dial` are what these start themselves. Exit status: that of what was run, or 0 done, 1 failed, 2 wrong usage.
 
 use std::{
     env,
@@ -12,7 +12,10 @@ use std::{
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use shunt_tests::cluster::{Plan, Plugin, e2e, init, keeper::Place};
+use shunt_tests::{
+    bench::kind,
+    cluster::{Plan, Plugin, Proxy, dial, e2e, init, keeper::Place, renew},
+};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask cluster", about = "A real cluster on this machine")]
@@ -45,14 +48,22 @@ enum Verb {
     Load { archive: PathBuf },
     /// Run upstream's own end-to-end tests against it
     E2e(e2e::Selection),
+    /// Replace Shunt's pods, in every way there is, under new connections that must not notice
+    Renew(renew::Options),
+    /// Measure streams and short connections on clusters of each service proxy: `cargo xtask bench kind`
+    Bench(kind::Options),
     #[command(hide = true)]
     Keep(Shape),
+    #[command(hide = true)]
+    Serve(dial::Server),
+    #[command(hide = true)]
+    Dial(dial::Client),
     #[command(hide = true)]
     Node { name: String, folder: PathBuf, programs: PathBuf, addresses: String },
 }
 
 /// What the cluster will look like.
-#[derive(clap::Args)]
+#[derive(Clone, Copy, clap::Args)]
 struct Shape {
     /// How many nodes
     #[arg(long, default_value_t = 3)]
@@ -60,6 +71,15 @@ struct Shape {
     /// Which CNI plugin gives pods their network
     #[arg(long, default_value = "bridge")]
     cni: Plugin,
+    /// What serves the cluster's Services
+    #[arg(long, default_value = "none")]
+    proxy: Proxy,
+}
+
+impl Shape {
+    fn plan(self) -> Plan {
+        Plan { nodes: self.nodes, plugin: self.cni, proxy: self.proxy }
+    }
 }
 
 fn main() -> ExitCode {
@@ -76,12 +96,9 @@ fn run(args: Args) -> Result<ExitCode> {
     let place = Place::at(&args.dir);
     match args.verb {
         Verb::Up(shape) => {
-            let Shape { nodes, cni } = shape;
-            let cni = clap::ValueEnum::to_possible_value(&cni).map(|value| value.get_name().to_owned()).unwrap_or_default();
-            let dir = args.dir.display().to_string();
-            let keep = ["keep", "--dir", &dir, "--nodes", &nodes.to_string(), "--cni", &cni].map(str::to_owned);
-            place.start(&keep)?;
-            println!("up: {nodes} nodes without a service proxy, in {dir}; ask it with `cargo xtask cluster kubectl get pods -A -o wide`");
+            place.start(shape.plan())?;
+            let (Shape { nodes, proxy, .. }, dir) = (shape, args.dir.display());
+            println!("up: {nodes} nodes, service proxy: {proxy}, in {dir}; ask it with `cargo xtask cluster kubectl get pods -A -o wide`");
         }
         Verb::Down => place.stop()?,
         Verb::Kubectl { arguments } => return Err(become_it(place.state()?.kubectl().args(arguments))),
@@ -92,7 +109,11 @@ fn run(args: Args) -> Result<ExitCode> {
         }
         Verb::Load { archive } => place.state()?.load(&archive)?,
         Verb::E2e(selection) => return e2e::run(&place, &selection),
-        Verb::Keep(Shape { nodes, cni }) => place.keep(Plan { nodes, plugin: cni })?,
+        Verb::Renew(options) => return renew::run(&place, &options),
+        Verb::Bench(options) => return kind::run(&options),
+        Verb::Serve(server) => dial::serve(&server)?,
+        Verb::Dial(client) => dial::dial(&client)?,
+        Verb::Keep(shape) => place.keep(shape.plan())?,
         Verb::Node { name, folder, programs, addresses } => init::run(&name, &folder, &programs, &addresses)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -69,14 +69,22 @@ impl Place {
         name::is_alive(pid).then_some(pid)
     }
 
-    /// Starts a keeper and waits until its cluster is ready. `arguments` are what makes this program one.
-    pub fn start(&self, arguments: &[String]) -> Result<()> {
+    /// Starts a keeper and waits until its cluster is ready.
+    pub fn start(&self, plan: Plan) -> Result<()> {
         ensure!(self.keeper().is_none(), "a cluster is up in {}: `down` ends it", self.0.display());
         self.clear()?;
         fs::create_dir_all(&self.0).with_context(|| format!("making {}", self.0.display()))?;
         let log = File::create(self.log_file()).context("opening the keeper's log")?;
         let mut keeper = Command::new(std::env::current_exe().context("finding this program")?);
-        keeper.args(arguments).stdin(Stdio::null()).stdout(log.try_clone().context("sharing a log")?).stderr(log).process_group(0);
+        keeper
+            .arg("keep")
+            .arg("--dir")
+            .arg(&self.0)
+            .args(plan.arguments())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("sharing a log")?)
+            .stderr(log)
+            .process_group(0);
         let mut child = keeper.spawn().context("starting the keeper")?;
         let said = || fs::read_to_string(self.log_file()).unwrap_or_default();
         let started = wait::until("the cluster", START_LIMIT, || {

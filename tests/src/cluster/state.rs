@@ -5,7 +5,8 @@ use std::{path::PathBuf, process::Command};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::node;
+use super::{Proxy, node};
+use crate::process;
 
 /// A cluster that is up.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -16,6 +17,7 @@ pub struct State {
     pub(super) kubeconfig: PathBuf,
     pub(super) programs: PathBuf,
     pub(super) nodes: Vec<NodeState>,
+    pub(super) proxy: Proxy,
 }
 
 /// One of its nodes.
@@ -42,6 +44,12 @@ impl State {
         command
     }
 
+    /// Waits until a workload is as it should be, everywhere.
+    pub fn roll_out(&self, namespace: &str, workload: &str) -> Result<()> {
+        let mut kubectl = self.kubectl();
+        process::output(kubectl.args(["-n", namespace, "rollout", "status", workload, "--timeout=5m"])).map(drop)
+    }
+
     /// The names of the nodes.
     pub fn nodes(&self) -> impl Iterator<Item = &str> {
         self.nodes.iter().map(|node| node.name.as_str())
@@ -64,7 +72,7 @@ impl State {
         for node in self.nodes() {
             let mut ctr = self.enter(node)?;
             ctr.arg(self.programs.join("ctr")).args(["--address", super::init::SOCKET, "--namespace", "k8s.io", "images", "import"]);
-            crate::process::output(ctr.arg(&archive)).with_context(|| format!("loading images into {node}"))?;
+            process::output(ctr.arg(&archive)).with_context(|| format!("loading images into {node}"))?;
         }
         Ok(())
     }

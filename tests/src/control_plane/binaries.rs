@@ -1,11 +1,8 @@
 //! Where the control plane's programs lie: in `KUBEBUILDER_ASSETS`, else where `cargo xtask setup` puts them.
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-};
+use std::{env, path::PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use crate::cache;
 
@@ -33,11 +30,4 @@ impl Binaries {
         let found = std::iter::once(self.path("kubectl")).chain(on_path).find(|program| program.is_file());
         found.context("there is no kubectl")
     }
-}
-
-/// Reads a file of the project, named from its root.
-pub(super) fn project_file(path: &str) -> Result<PathBuf> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
-    ensure!(file.is_file(), "there is no {}", file.display());
-    Ok(file)
 }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use super::ControlPlane;
 use crate::{addr::CLUSTER_CIDR, host::Host as _, node::Node, process::Process};
 
-const PROGRAM: &str = "kube-proxy";
+pub(super) const PROGRAM: &str = "kube-proxy";
 
 /// What it programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub enum ProxyMode {
 }
 
 impl ProxyMode {
-    const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Iptables => "iptables",
             Self::Nftables => "nftables",

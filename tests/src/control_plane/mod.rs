@@ -13,15 +13,16 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
-use serde::Deserialize as _;
 use serde_json::Value;
 
 use self::{
-    binaries::{Binaries, project_file},
+    binaries::Binaries,
     certificates::Certificates,
     servers::{Kubelets, Servers},
 };
-use crate::{addr::Addrs, netns::Netns, node::Node, objects::Service, pod::Pod, process::Process, testbed::Testbed, wait};
+use crate::{
+    addr::Addrs, manifests, netns::Netns, node::Node, objects::Service, pod::Pod, process::Process, project, testbed::Testbed, wait,
+};
 
 mod api;
 mod binaries;
@@ -44,6 +45,11 @@ const ACCOUNT: (&str, &str) = ("kube-system", "shunt");
 /// The kubectl that came with the control plane, else the one on the path.
 pub fn find_kubectl() -> Result<PathBuf> {
     Binaries::find()?.kubectl()
+}
+
+/// The kube-proxy that came with it.
+pub(crate) fn find_kube_proxy() -> Result<PathBuf> {
+    Ok(Binaries::find()?.path(kube_proxy::PROGRAM))
 }
 
 /// The running control plane.
@@ -241,8 +247,7 @@ impl Servers {
 
 /// The objects that users deploy.
 pub fn deployment() -> Result<Vec<Value>> {
-    let file = project_file(DEPLOYMENT)?;
+    let file = project::file(DEPLOYMENT)?;
     let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
-    let documents = serde_yaml_ng::Deserializer::from_str(&text).map(Value::deserialize);
-    documents.collect::<Result<_, _>>().with_context(|| format!("parsing {}", file.display()))
+    manifests::parse(&text).with_context(|| format!("parsing {}", file.display()))
 }

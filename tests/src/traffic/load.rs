@@ -1,7 +1,8 @@
-//! New connections at a steady rate, every one counted: the proof that none was dropped.
+//! New connections, or questions from new sockets, at a steady rate, every one counted: the proof that none was dropped.
 
 use std::{
     collections::BTreeMap,
+    io,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -12,8 +13,9 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
 
-use super::Connection;
+use super::{Connection, UdpClient};
 use crate::{host::Host, wait};
 
 /// Enough to keep the rate while some wait for a repeated SYN.
@@ -28,12 +30,12 @@ pub struct Load {
     workers: Vec<JoinHandle<()>>,
 }
 
-/// What became of the connections.
-#[derive(Clone, Debug, Default)]
+/// What became of the connections, or questions.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct LoadReport {
     pub ok: u64,
     pub failed: u64,
-    /// Those of `ok` that lost a packet on the way.
+    /// Those connections of `ok` that lost a packet on the way.
     pub lossy: u64,
     pub first_error: Option<String>,
     pub by_server: BTreeMap<String, u64>,
@@ -41,6 +43,7 @@ pub struct LoadReport {
 
 #[derive(Debug)]
 struct Shared {
+    opens: Opens,
     to: Vec<SocketAddr>,
     interval: Duration,
     start: Instant,
@@ -52,7 +55,17 @@ struct Shared {
 impl Load {
     /// Starts opening `rate` connections a second from a host, to the destinations in turn; fewer where everything takes longer.
     pub fn start(from: &impl Host, to: &[SocketAddr], rate: u32) -> Self {
+        Self::of(Opens::Connection, from, to, rate)
+    }
+
+    /// The same with questions in datagrams, each from a socket of its own, connected or not by turns.
+    pub fn of_questions(from: &impl Host, to: &[SocketAddr], rate: u32) -> Self {
+        Self::of(Opens::Question, from, to, rate)
+    }
+
+    fn of(opens: Opens, from: &impl Host, to: &[SocketAddr], rate: u32) -> Self {
         let shared = Arc::new(Shared {
+            opens,
             to: to.to_vec(),
             interval: wait::at_most(Duration::from_secs(1)) / rate,
             start: Instant::now(),
@@ -134,20 +147,49 @@ impl Shared {
             let turn = u32::try_from(number).expect("a test opens fewer connections");
             let due = self.start + self.interval * turn;
             thread::sleep(due.saturating_duration_since(Instant::now()));
-            let to = self.to[turn as usize % self.to.len()];
-            let result = Connection::open(to);
+            let (round, index) = (turn as usize / self.to.len(), turn as usize % self.to.len());
+            let to = self.to[index];
+            let result = self.opens.open(to, round.is_multiple_of(2));
             self.report.lock().expect("no worker panics").count(to, result);
         }
     }
 }
 
+/// What is opened each time.
+#[derive(Clone, Copy, Debug)]
+enum Opens {
+    Connection,
+    Question,
+}
+
+/// Who answered, and whether that took a packet more than once.
+struct Answered {
+    server: String,
+    lossy: bool,
+}
+
+impl Opens {
+    fn open(self, to: SocketAddr, connected: bool) -> io::Result<Answered> {
+        match self {
+            Self::Connection => {
+                let Connection { server, retransmits, .. } = Connection::open(to)?;
+                Ok(Answered { server, lossy: retransmits > 0 })
+            }
+            Self::Question => {
+                let open = if connected { UdpClient::connected } else { UdpClient::unconnected };
+                Ok(Answered { server: open(to)?.ask()?.server, lossy: false })
+            }
+        }
+    }
+}
+
 impl LoadReport {
-    fn count(&mut self, to: SocketAddr, result: std::io::Result<Connection>) {
+    fn count(&mut self, to: SocketAddr, result: io::Result<Answered>) {
         match result {
-            Ok(connection) => {
+            Ok(Answered { server, lossy }) => {
                 self.ok += 1;
-                self.lossy += u64::from(connection.retransmits > 0);
-                *self.by_server.entry(connection.server).or_default() += 1;
+                self.lossy += u64::from(lossy);
+                *self.by_server.entry(server).or_default() += 1;
             }
             Err(error) => {
                 self.failed += 1;

@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
 
 use super::Connection;
 use crate::host::Host;
@@ -28,7 +29,7 @@ pub struct Pinger {
 }
 
 /// What became of them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PingReport {
     pub pings: u64,
     /// What broke, at most once per connection.

@@ -1,7 +1,10 @@
 //! The images that pods of a cluster are made of, in one archive: the userland of Debian with upstream's test program in it, `CoreDNS`, and the pod's first
 //! process. The tests ask for them under the names of a registry that exists nowhere.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -21,7 +24,9 @@ use crate::{
 const REGISTRIES: &str = "promoterE2eRegistry: shunt.test/e2e\ngcRegistry: shunt.test\nbuildImageRegistry: shunt.test/build\n";
 /// What pods of the tests call.
 const USERLAND: &str = "dash,bash,busybox,coreutils,grep,sed,mawk,findutils,curl,bind9-dnsutils,netcat-openbsd,iproute2,iperf,iperf3,util-linux,hostname,\
-    base-files,base-passwd,libc-bin,conntrack,iptables,nftables,ethtool,ipset,kmod,mount,wget,iputils-ping,procps,nginx-light";
+    base-files,base-passwd,libc-bin,conntrack,iptables,nftables,ethtool,ipset,kmod,mount,wget,iputils-ping,procps,nginx-light,apache2-utils";
+/// What one of agnhost's servers has in its image: a certificate and its key.
+const PORTER: [&str; 2] = ["localhost.crt", "localhost.key"];
 /// Commands that scripts of the tests know by other names than Debian has them.
 const LINKS: &str = r#"set -e; cd "$1"
 rm -rf usr/share/doc usr/share/man usr/share/locale usr/share/info usr/share/zoneinfo usr/share/perl var/lib/apt var/lib/dpkg var/cache/*
@@ -35,14 +40,28 @@ echo 'hosts: files dns' >etc/nsswitch.conf
 echo 'tries = 1' >>etc/wgetrc
 "#;
 
-/// Makes the archive of what is in the folder.
-pub(super) fn make(door: &Door, folder: &Path, archive: &Path) -> Result<()> {
+/// Makes the archive of what is in the folder, unless one is there that was made as this one would be. `sources`: of Kubernetes.
+pub(super) fn bring(door: &Door, folder: &Path, sources: impl FnOnce() -> Result<PathBuf>) -> Result<()> {
+    let [archive, recipe] = ["images.tar", "images.recipe"].map(|file| folder.join(file));
+    let ours = [REGISTRIES, USERLAND, LINKS, &PORTER.join(" ")].join("\n");
+    if archive.is_file() && fs::read_to_string(&recipe).is_ok_and(|recipe| recipe == ours) {
+        return Ok(());
+    }
+    make(door, folder, &sources()?, &archive)?;
+    fs::write(&recipe, ours).with_context(|| format!("writing {}", recipe.display()))
+}
+
+fn make(door: &Door, folder: &Path, sources: &Path, archive: &Path) -> Result<()> {
     doing("making the images of the cluster's pods");
     let names = Names::read(door, folder)?;
     let read = |program: &str| fs::read(folder.join(program)).with_context(|| format!("reading {program}"));
     let single = |path: &str, program: &str| Ok(Layer::plain(Files::new().file(path, 0o755, &read(program)?)?.tar()?)) as Result<Layer>;
     let userland = Layer::plain(userland(door)?);
     let agnhost = Files::new().file("agnhost", 0o755, &read("agnhost")?)?.link("agnhost-2", "agnhost")?;
+    let agnhost = PORTER.into_iter().try_fold(agnhost, |files, file| {
+        let from = sources.join("test/images/agnhost/porter").join(file);
+        files.file(file, 0o644, &fs::read(&from).with_context(|| format!("reading {}", from.display()))?)
+    })?;
     let agnhost = Layer::plain(agnhost.tar()?);
     let (coredns, pause) = (single("coredns", "coredns")?, single("pause", "pause")?);
     let regression = single("regression-issue-74839", "regression-issue-74839")?;

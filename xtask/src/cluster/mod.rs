@@ -7,22 +7,30 @@ use xshell::cmd;
 
 use crate::{
     door::Door,
+    image,
     setup::{self, Part, control_plane},
 };
 
 mod images;
 mod programs;
 
+/// What starts something on nodes; what only looks at a cluster that is up needs nothing new.
+const STARTS: [&str; 4] = ["up", "e2e", "renew", BENCH];
+/// What measures it: `cargo xtask bench kind`.
+pub(crate) const BENCH: &str = "bench";
+
 pub(crate) fn run(door: &Door, arguments: &[String]) -> Result<ExitCode> {
-    // What only looks at a cluster that is up needs nothing new.
-    let starts = arguments.iter().any(|argument| argument == "up" || argument == "e2e");
-    if starts {
+    let is_there = |wanted: &str| arguments.iter().any(|argument| argument == wanted);
+    if STARTS.into_iter().any(is_there) {
         setup::run(door, &[Part::Packages, Part::Bpf, Part::ControlPlane, Part::Cluster], false)?;
         programs::bring(door)?;
     }
     cmd!(door.sh, "cargo build --quiet --package shunt-tests --bin cluster").quiet().run()?;
     let mut cluster = Command::new(door.target().join("debug/cluster"));
     cluster.args(arguments).env("SHUNT_CLUSTER", programs::folder(door)?);
+    if is_there(BENCH) || is_there("--proxy=shunt") || arguments.windows(2).any(|pair| pair == ["--proxy", "shunt"]) {
+        cluster.env("SHUNT_IMAGE", image::of_this_machine(door)?);
+    }
     control_plane::show_to(door, &mut cluster)?;
     let status = cluster.status().context("running the cluster's program")?;
     Ok(status.code().map_or(ExitCode::FAILURE, |code| ExitCode::from(u8::try_from(code).unwrap_or(1))))

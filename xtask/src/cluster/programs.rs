@@ -66,12 +66,8 @@ pub(super) fn bring(door: &Door) -> Result<()> {
     if FILES.iter().any(|(_, name)| !folder.join(name).is_file()) {
         debian_programs(door, &folder)?;
     }
-    let images = folder.join("images.tar");
-    if images.is_file() {
-        found(&format!("{}", folder.display()));
-    } else {
-        images::make(door, &folder, &images)?;
-    }
+    images::bring(door, &folder, || KUBERNETES.source(door))?;
+    found(&format!("{}", folder.display()));
     Ok(())
 }
 

@@ -21,7 +21,7 @@ use archive::Image;
 use layer::{Files, Layer};
 
 /// Under this name the manifests in deploy ask for it.
-pub(crate) const NAME: &str = "shunt:dev";
+const NAME: &str = "shunt:dev";
 
 /// What to make.
 #[derive(clap::Args)]
@@ -55,6 +55,11 @@ pub(crate) fn run(door: &Door, selection: &Selection) -> Result<()> {
     let file = make(door, &selection.arch, &selection.name, selection.output.clone())?;
     println!("   load it: ctr -n k8s.io images import {0}, docker load -i {0}, or kind load image-archive {0}", file.display());
     Ok(())
+}
+
+/// Makes the image as `cargo xtask image` does, for machines like this one; the toolchain must be there.
+pub(crate) fn of_this_machine(door: &Door) -> Result<PathBuf> {
+    make(door, Arch::here(), NAME, None)
 }
 
 fn make(door: &Door, arch: &str, name: &str, output: Option<PathBuf>) -> Result<PathBuf> {

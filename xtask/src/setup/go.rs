@@ -1,8 +1,12 @@
 //! Programs built from Go modules of ours, which pin what they are built from.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
+use serde::Deserialize;
 use xshell::cmd;
 
 use crate::{
@@ -63,6 +67,24 @@ impl Module {
         fs::rename(&unfinished, folder.join(name)).with_context(|| format!("putting {name} in its place"))?;
         done(&format!("{name} in {}", folder.display()));
         Ok(())
+    }
+
+    /// Where Go keeps the source of what is pinned.
+    pub(crate) fn source(self, door: &Door) -> Result<PathBuf> {
+        /// The part of what Go says of a module.
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Download {
+            dir: PathBuf,
+        }
+
+        on_path("go").context("there is no Go to ask for it")?;
+        let sh = &door.sh;
+        let _here = sh.push_dir(door.root.join(self.folder));
+        let pinned = self.pinned;
+        let said = patiently(|| output(cmd!(sh, "go mod download -json {pinned}")))?;
+        let download: Download = serde_json::from_str(&said).with_context(|| format!("reading what Go says of {pinned}: {said}"))?;
+        Ok(download.dir)
     }
 }
 

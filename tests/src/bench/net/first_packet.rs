@@ -8,12 +8,12 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
-    Contender, Options, Row, cpus,
+    Options, cpus,
     scene::{Filler, Route},
-    summary::{Summary, spread},
 };
 use crate::{
     addr::{self, Family},
+    bench::figures::{Contender, Row, Summary, spread},
     cni::Cni,
     daemon::Daemon,
     host::Host as _,

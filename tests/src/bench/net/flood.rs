@@ -18,9 +18,10 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
 
-use super::{Contender, Options, Row, acceptor::Acceptor, running::Running, summary::Summary};
+use super::{Options, acceptor::Acceptor, running::Running};
 use crate::{
     addr::{self, Family},
+    bench::figures::{Contender, Row, Summary},
     cni::Cni,
     control_plane::ControlPlane,
     host::Host as _,

@@ -9,13 +9,12 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
-use serde::Deserialize;
 
 use super::{
     cpus,
     scene::{IPERF, Place, RESPONDER, Route},
 };
-use crate::{host::Host as _, process, traffic::patience};
+use crate::{bench::iperf, host::Host as _, process, traffic::patience};
 
 /// The socket buffers of a stream. With what TCP would settle for, a stream's bytes are in the second cache in one round and not in the next,
 /// which makes a greater difference than what is measured.
@@ -33,23 +32,6 @@ pub enum Measure {
     Requests,
     /// A connection for each such pair.
     Connections,
-}
-
-/// What is read of iperf3's report.
-#[derive(Deserialize)]
-struct Report {
-    end: End,
-}
-
-#[derive(Deserialize)]
-struct End {
-    sum_received: Received,
-}
-
-#[derive(Deserialize)]
-struct Received {
-    bytes: f64,
-    seconds: f64,
 }
 
 impl Measure {
@@ -105,14 +87,12 @@ fn streams(place: &Place, to: SocketAddr, turn: Duration) -> Result<f64> {
     Ok(bytes * 8.0 / seconds / 1e9)
 }
 
-fn stream(place: &Place, to: SocketAddr) -> Result<Received> {
+fn stream(place: &Place, to: SocketAddr) -> Result<iperf::Received> {
     let mut iperf = place.client.netns().command("iperf3");
     iperf.arg("--client").arg(to.ip().to_string()).arg("--port").arg(to.port().to_string());
     iperf.arg("--affinity").arg(cpus::of_a_stream().map(|cpu| cpu.to_string()).join(","));
     iperf.args(["--window", WINDOW, "--bytes", BYTES, "--json"]);
-    let report = process::output(&mut iperf)?;
-    let report: Report = serde_json::from_str(&report).with_context(|| format!("iperf3 says {report}"))?;
-    Ok(report.end.sum_received)
+    iperf::received(&process::output(&mut iperf)?)
 }
 
 fn requests(to: SocketAddr, turn: Duration) -> Result<f64> {

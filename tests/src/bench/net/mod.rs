@@ -7,11 +7,11 @@ use std::{fmt, num::NonZero, time::Duration};
 
 use anyhow::Result;
 use clap::ValueEnum as _;
-use serde::Serialize;
 
-use self::{
-    scene::{Route, Scene},
-    summary::Summary,
+use self::scene::{Route, Scene};
+use super::{
+    figures::{Contender, HEAD, Row, Summary},
+    machine::Machine,
 };
 
 mod acceptor;
@@ -22,27 +22,8 @@ mod measure;
 mod responder;
 mod running;
 mod scene;
-mod summary;
 
-pub use self::{measure::Measure, summary::Table};
-
-/// Who brings packets to a Service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Contender {
-    /// Nobody: the client dials the pod.
-    #[serde(rename = "direct")]
-    Direct,
-    /// As it runs by default: sockets of pods get the backend when they connect, datagrams and what comes from outside are translated.
-    #[serde(rename = "shunt")]
-    Shunt,
-    /// With sockets of pods left alone, so that all packets are translated.
-    #[serde(rename = "shunt, by packets")]
-    ByPackets,
-    #[serde(rename = "kube-proxy nftables")]
-    Nftables,
-    #[serde(rename = "kube-proxy iptables")]
-    Iptables,
-}
+pub use self::measure::Measure;
 
 /// What is measured, and for how long.
 #[derive(Clone, Debug)]
@@ -61,54 +42,6 @@ pub struct Options {
     pub flood: Option<NonZero<u32>>,
 }
 
-/// A figure.
-#[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    /// What was measured.
-    pub measure: &'static str,
-    /// Where the backend is, as seen from the client.
-    pub route: &'static str,
-    /// How many Services there were.
-    pub services: u32,
-    pub contender: Contender,
-    pub unit: &'static str,
-    /// The median of the rounds, the smallest and the largest.
-    pub median: f64,
-    pub min: f64,
-    pub max: f64,
-    /// The median's ratio to that of direct traffic.
-    pub ratio: f64,
-    /// The ratios to direct traffic in the same round: their median, the smallest and the largest.
-    pub ratio_median: f64,
-    pub ratio_min: f64,
-    pub ratio_max: f64,
-    /// What was measured in each round.
-    pub rounds: Vec<f64>,
-}
-
-impl Contender {
-    pub const ALL: [Self; 5] = [Self::Direct, Self::Shunt, Self::ByPackets, Self::Nftables, Self::Iptables];
-    /// Those that differ for clients outside.
-    const OUTSIDE: [Self; 4] = [Self::Direct, Self::Shunt, Self::Nftables, Self::Iptables];
-
-    /// The name, as in a [`Row`].
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Direct => "direct",
-            Self::Shunt => "shunt",
-            Self::ByPackets => "shunt, by packets",
-            Self::Nftables => "kube-proxy nftables",
-            Self::Iptables => "kube-proxy iptables",
-        }
-    }
-}
-
-impl fmt::Display for Contender {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -119,6 +52,21 @@ impl Default for Options {
             first_packet: vec![1, 10_000, 100_000],
             flood: NonZero::new(100_000),
         }
+    }
+}
+
+/// The head of the table; [`Row`]s print as its lines.
+pub struct Table<'a>(pub &'a Options);
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Options { rounds, turn, .. } = self.0;
+        writeln!(f, "{}", Machine::this())?;
+        writeln!(
+            f,
+            "{rounds} rounds by turns of {turn:?}; medians, their ratios to direct traffic, and of the ratios of the rounds the median, the least and the most\n"
+        )?;
+        f.write_str(HEAD)
     }
 }
 

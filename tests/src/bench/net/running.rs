@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use super::Contender;
 use crate::{
+    bench::figures::Contender,
     control_plane::{ControlPlane, ProxyMode},
     daemon::Daemon,
     node::Node,

@@ -8,9 +8,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::{Contender, acceptor::Acceptor, responder, running::Running};
+use super::{acceptor::Acceptor, responder, running::Running};
 use crate::{
     addr::{self, Addrs, Family},
+    bench::figures::Contender,
     cni::Cni,
     control_plane::ControlPlane,
     host::Host as _,

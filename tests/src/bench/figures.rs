@@ -1,9 +1,78 @@
-//! From the rounds of all contenders to rows, and to a table for people.
+//! From the rounds of all contenders to rows, and to a table for people. A figure is the median of its rounds; its ratio is to direct traffic.
 
 use std::fmt;
 
-use super::{Contender, Options, Row};
-use crate::bench::machine::Machine;
+use serde::Serialize;
+
+/// The head of a table of [`Row`]s, which print as its lines.
+pub(super) const HEAD: &str =
+    "| measure | route | services | through | median | unit | ratio | of the rounds |\n|---|---|---|---|---|---|---|---|";
+
+/// Who brings packets to a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Contender {
+    /// Nobody: the client dials the pod.
+    #[serde(rename = "direct")]
+    Direct,
+    /// As it runs by default: sockets of pods get the backend when they connect, datagrams and what comes from outside are translated.
+    #[serde(rename = "shunt")]
+    Shunt,
+    /// With sockets of pods left alone, so that all packets are translated.
+    #[serde(rename = "shunt, by packets")]
+    ByPackets,
+    #[serde(rename = "kube-proxy nftables")]
+    Nftables,
+    #[serde(rename = "kube-proxy iptables")]
+    Iptables,
+}
+
+/// A figure.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// What was measured.
+    pub measure: &'static str,
+    /// Where the backend is, as seen from the client.
+    pub route: &'static str,
+    /// How many Services there were.
+    pub services: u32,
+    pub contender: Contender,
+    pub unit: &'static str,
+    /// The median of the rounds, the smallest and the largest.
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
+    /// The median's ratio to that of direct traffic.
+    pub ratio: f64,
+    /// The ratios to direct traffic in the same round: their median, the smallest and the largest.
+    pub ratio_median: f64,
+    pub ratio_min: f64,
+    pub ratio_max: f64,
+    /// What was measured in each round.
+    pub rounds: Vec<f64>,
+}
+
+impl Contender {
+    pub const ALL: [Self; 5] = [Self::Direct, Self::Shunt, Self::ByPackets, Self::Nftables, Self::Iptables];
+    /// Those that differ for clients outside.
+    pub(super) const OUTSIDE: [Self; 4] = [Self::Direct, Self::Shunt, Self::Nftables, Self::Iptables];
+
+    /// The name, as in a [`Row`].
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Shunt => "shunt",
+            Self::ByPackets => "shunt, by packets",
+            Self::Nftables => "kube-proxy nftables",
+            Self::Iptables => "kube-proxy iptables",
+        }
+    }
+}
+
+impl fmt::Display for Contender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
 
 /// What was measured of each contender, round by round.
 pub(super) struct Summary {
@@ -43,22 +112,6 @@ pub(super) fn spread(figures: &[f64]) -> [f64; 3] {
     let middle = sorted.len() / 2;
     let median = if sorted.len().is_multiple_of(2) { f64::midpoint(sorted[middle - 1], sorted[middle]) } else { sorted[middle] };
     [median, *min, *max]
-}
-
-/// The head of the table; [`Row`]s print as its lines.
-pub struct Table<'a>(pub &'a Options);
-
-impl fmt::Display for Table<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Options { rounds, turn, .. } = self.0;
-        writeln!(f, "{}", Machine::this())?;
-        writeln!(
-            f,
-            "{rounds} rounds by turns of {turn:?}; medians, their ratios to direct traffic, and of the ratios of the rounds the median, the least and the most\n"
-        )?;
-        writeln!(f, "| measure | route | services | through | median | unit | ratio | of the rounds |")?;
-        write!(f, "|---|---|---|---|---|---|---|---|")
-    }
 }
 
 impl fmt::Display for Row {
