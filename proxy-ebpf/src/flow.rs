@@ -199,17 +199,32 @@ fn remove_pair<F: Ip>(key: &FlowKey<F>, partner: &FlowKey<F>, has_partner: bool)
     _ = F::flows().remove(key);
 }
 
-/// Has what is left of a connection that is over not take the answers to one that begins from the same port and is none of a Service's.
+/// Has what is left of a flow not take the answers to what begins from the same port and is none of a Service's. What has dialled the Service may
+/// have been another socket, which is closed by now: of a connection that is known; of datagrams it is likely, but where they are a stream.
 #[inline(always)]
 pub fn make_way_for<F: Ip>(packet: &Packet<F>) {
-    if !packet.flags.opens() {
+    let is_datagram = packet.protocol == Protocol::Udp;
+    if !packet.flags.opens() && !is_datagram {
         return;
     }
     let key = FlowKey::new(packet.tuple.reversed(), packet.protocol, Side::Egress);
     let Some(held) = F::flows().get_ptr(&key) else { return };
     // SAFETY: the entry stays readable while the program runs; copied, since others write it.
     let held = unsafe { core::ptr::read_volatile(held) };
-    forget_if_over(&key, &held);
+    if !is_datagram {
+        forget_if_over(&key, &held);
+    } else if !is_stream(&held) && !F::flows().get_ptr(&key.partner(&held)).is_some_and(is_stream) {
+        forget(&key, &held);
+    }
+}
+
+/// Whether datagrams of an entry are more than a question or an answer, and go on: for as long as connection tracking remembers what is none.
+#[inline(always)]
+fn is_stream<F: Ip>(entry: *const Flow<F>) -> bool {
+    const SILENCE_SECS: u32 = 30;
+    // SAFETY: an entry of the map, which stays readable while the program runs, or a copy; others write its last fields.
+    let flow = unsafe { core::ptr::read_volatile(entry) };
+    flow.owner.state().has(FlowState::ESTABLISHED) && now().wrapping_sub(flow.last_used) < SILENCE_SECS.wrapping_mul(settings::hz())
 }
 
 /// Makes the entry of the other direction again if it is lost.

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{Proxy, State, dial::Seen, keeper::Place};
 use crate::{manifests, process};
@@ -36,6 +36,12 @@ enum Way {
     Rollout,
     Deletion,
     Kill,
+}
+
+/// Several objects, as kubectl prints them.
+#[derive(Deserialize)]
+struct Listed<T> {
+    items: Vec<T>,
 }
 
 /// A client that runs.
@@ -119,7 +125,7 @@ impl Client {
     fn start_all(state: &State, program: &str, rate: u32) -> Result<Vec<Self>> {
         let service: Service = get(state, &["service", "server"])?;
         let [cluster_ips, node_ports] = targets(state, &service)?;
-        let pods: k8s_openapi::List<Pod> = get(state, &["pods", "-l", "client=yes"])?;
+        let pods: Listed<Pod> = get(state, &["pods", "-l", "client=yes"])?;
         let rate = rate.div_ceil(u32::try_from(pods.items.len() + 1).context("counting the clients")?);
         let mut clients = Vec::new();
         for pod in pods.items {
@@ -159,7 +165,7 @@ fn targets(state: &State, service: &Service) -> Result<[Vec<SocketAddr>; 2]> {
     let cluster_ips = spec.cluster_ips.iter().flatten().map(|address| Ok(SocketAddr::new(parse(address)?, 80)));
     let port = spec.ports.iter().flatten().find_map(|port| port.node_port).context("the Service has no node port")?;
     let port = u16::try_from(port).context("reading the node port")?;
-    let nodes: k8s_openapi::List<Node> = get(state, &["nodes"])?;
+    let nodes: Listed<Node> = get(state, &["nodes"])?;
     let status = nodes.items.into_iter().filter_map(|node| node.status);
     let addresses = status.flat_map(|status| status.addresses.unwrap_or_default()).filter(|address| address.type_ == "InternalIP");
     let node_ports = addresses.map(|address| Ok(SocketAddr::new(parse(&address.address)?, port)));

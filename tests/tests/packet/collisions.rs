@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use proxy_common::{Protocol, Side, reason::Reason};
 use shunt_tests::{Family, gate, packet::Packet, packet::flags, test_run::NEEDS, test_run::TestNode, test_run::Verdict};
 
-use crate::expect::{POD_EGRESS, POD_INGRESS, Setup, data, datagram, entries, evict, forward, pod_at, service_at, syn};
+use crate::expect::{POD_EGRESS, POD_INGRESS, Setup, age, data, datagram, entries, evict, forward, pod_at, service_at, syn};
 
 const CLIENT: u8 = 3;
 const BACKEND: u8 = 10;
@@ -139,6 +139,56 @@ fn a_flow_that_ends_leaves_the_answers_of_another_to_it() {
         setup.translated(POD_INGRESS, &syn(client, first));
         let answer = setup.translated(POD_EGRESS, &syn(backend, client));
         assert_eq!((answer.src, answer.dst), (second, client));
+    }
+}
+
+/// A process asks a Service and ends; the next one has its port by chance, and asks the backend itself.
+#[test]
+fn a_question_to_the_backend_itself_has_its_answer_from_there() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = two_services();
+    for (family, answered) in Family::ALL.into_iter().flat_map(|family| [(family, false), (family, true)]) {
+        let (client, service) = (pod_at(family, CLIENT, 40_000), service_at(family, 1));
+        let backend = setup.backend(&datagram(client, service));
+        if answered {
+            setup.translated(POD_EGRESS, &datagram(backend, client));
+        }
+        setup.ignore_counted();
+        setup.passed(POD_INGRESS, &datagram(client, backend));
+        assert_eq!(entries(&setup.node), [], "nothing is left of the old flow");
+        setup.passed(POD_EGRESS, &datagram(backend, client));
+        assert_eq!(setup.backend(&datagram(client, service)), backend, "who asks the Service after all is answered by it");
+        assert_eq!(setup.translated(POD_EGRESS, &datagram(backend, client)).src, service);
+        setup.node.forget_flows().unwrap();
+    }
+}
+
+/// Its client would have to be found a backend anew, which may be another one.
+#[test]
+fn a_stream_of_datagrams_does_not_give_way_until_it_is_silent() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    const SILENCE: u32 = 31;
+    let mut setup = two_services();
+    for (family, by_client) in Family::ALL.into_iter().flat_map(|family| [(family, true), (family, false)]) {
+        let (client, service) = (pod_at(family, CLIENT, 40_000), service_at(family, 1));
+        let backend = setup.backend(&datagram(client, service));
+        age(&mut setup.node);
+        if by_client {
+            setup.backend(&datagram(client, service));
+        } else {
+            setup.translated(POD_EGRESS, &datagram(backend, client));
+        }
+        setup.passed(POD_INGRESS, &datagram(client, backend));
+        assert_eq!(entries(&setup.node).len(), 2);
+        assert_eq!(setup.translated(POD_EGRESS, &datagram(backend, client)).src, service);
+
+        setup.node.age_flows(SILENCE).unwrap();
+        setup.passed(POD_INGRESS, &datagram(client, backend));
+        assert_eq!(entries(&setup.node), []);
     }
 }
 

@@ -104,6 +104,14 @@ impl Setup {
         translated
     }
 
+    /// Runs a packet that must go on as it is.
+    #[track_caller]
+    pub(crate) fn passed(&mut self, hook: Hook, packet: &Packet) {
+        let frame = packet.build();
+        let ran = self.node.run(hook, &frame).unwrap();
+        assert_eq!((ran.verdict, ran.frame), (Verdict::Next, frame), "{packet:?}");
+    }
+
     /// Runs a client's packet: the backend that gets it. The client's own address and port are kept.
     #[track_caller]
     pub(crate) fn backend(&mut self, packet: &Packet) -> SocketAddr {

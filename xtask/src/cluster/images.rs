@@ -25,6 +25,8 @@ const REGISTRIES: &str = "promoterE2eRegistry: shunt.test/e2e\ngcRegistry: shunt
 /// What pods of the tests call.
 const USERLAND: &str = "dash,bash,busybox,coreutils,grep,sed,mawk,findutils,curl,bind9-dnsutils,netcat-openbsd,iproute2,iperf,iperf3,util-linux,hostname,\
     base-files,base-passwd,libc-bin,conntrack,iptables,nftables,ethtool,ipset,kmod,mount,wget,iputils-ping,procps,nginx-light,apache2-utils";
+/// Upstream's test program, and the DNS server that tests expect beside it.
+const AGNHOST: [&str; 2] = ["agnhost", "coredns"];
 /// What one of agnhost's servers has in its image: a certificate and its key.
 const PORTER: [&str; 2] = ["localhost.crt", "localhost.key"];
 /// Commands that scripts of the tests know by other names than Debian has them.
@@ -43,7 +45,7 @@ echo 'tries = 1' >>etc/wgetrc
 /// Makes the archive of what is in the folder, unless one is there that was made as this one would be. `sources`: of Kubernetes.
 pub(super) fn bring(door: &Door, folder: &Path, sources: impl FnOnce() -> Result<PathBuf>) -> Result<()> {
     let [archive, recipe] = ["images.tar", "images.recipe"].map(|file| folder.join(file));
-    let ours = [REGISTRIES, USERLAND, LINKS, &PORTER.join(" ")].join("\n");
+    let ours = [REGISTRIES, USERLAND, LINKS, &AGNHOST.join(" "), &PORTER.join(" ")].join("\n");
     if archive.is_file() && fs::read_to_string(&recipe).is_ok_and(|recipe| recipe == ours) {
         return Ok(());
     }
@@ -57,7 +59,8 @@ fn make(door: &Door, folder: &Path, sources: &Path, archive: &Path) -> Result<()
     let read = |program: &str| fs::read(folder.join(program)).with_context(|| format!("reading {program}"));
     let single = |path: &str, program: &str| Ok(Layer::plain(Files::new().file(path, 0o755, &read(program)?)?.tar()?)) as Result<Layer>;
     let userland = Layer::plain(userland(door)?);
-    let agnhost = Files::new().file("agnhost", 0o755, &read("agnhost")?)?.link("agnhost-2", "agnhost")?;
+    let agnhost = AGNHOST.into_iter().try_fold(Files::new(), |files, program| files.file(program, 0o755, &read(program)?))?;
+    let agnhost = agnhost.link("agnhost-2", "agnhost")?;
     let agnhost = PORTER.into_iter().try_fold(agnhost, |files, file| {
         let from = sources.join("test/images/agnhost/porter").join(file);
         files.file(file, 0o644, &fs::read(&from).with_context(|| format!("reading {}", from.display()))?)
