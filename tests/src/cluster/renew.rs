@@ -124,7 +124,7 @@ impl Client {
     /// A client in each pod that is one, and one outside.
     fn start_all(state: &State, program: &str, rate: u32) -> Result<Vec<Self>> {
         let service: Service = get(state, &["service", "server"])?;
-        let [cluster_ips, node_ports] = targets(state, &service)?;
+        let (cluster_ips, node_ports) = targets(state, &service)?;
         let pods: Listed<Pod> = get(state, &["pods", "-l", "client=yes"])?;
         let rate = rate.div_ceil(u32::try_from(pods.items.len() + 1).context("counting the clients")?);
         let mut clients = Vec::new();
@@ -133,11 +133,16 @@ impl Client {
             let mut client = state.kubectl();
             client.args(["-n", NAMESPACE, "exec", "-i", &name, "--", "/program"]);
             let kind = if spec.host_network == Some(true) { "a process of" } else { "a pod of" };
-            let what = format!("{kind} {}", spec.node_name.unwrap_or_default());
-            clients.push(Self::start(what, client, &[cluster_ips.clone(), node_ports.clone()].concat(), rate)?);
+            let node = spec.node_name.unwrap_or_default();
+            // Its own node's ports only: who is given a backend here and dials that backend's node from the same port meets itself there, one of
+            // the known limits.
+            let own = node_ports.iter().filter(|(name, _)| *name == node).map(|(_, to)| *to);
+            let to = cluster_ips.iter().copied().chain(own).collect::<Vec<_>>();
+            clients.push(Self::start(format!("{kind} {node}"), client, &to, rate)?);
         }
         let outside = state.beside_the_api_server(program);
-        clients.push(Self::start("outside".to_owned(), outside, &node_ports, rate)?);
+        let to = node_ports.into_iter().map(|(_, to)| to).collect::<Vec<_>>();
+        clients.push(Self::start("outside".to_owned(), outside, &to, rate)?);
         Ok(clients)
     }
 
@@ -158,18 +163,25 @@ impl Client {
     }
 }
 
-/// A Service's `ClusterIP`s, and its node port on every node.
-fn targets(state: &State, service: &Service) -> Result<[Vec<SocketAddr>; 2]> {
+/// A Service's `ClusterIP`s, and its node port on every node, with the node's name.
+type Targets = (Vec<SocketAddr>, Vec<(String, SocketAddr)>);
+
+fn targets(state: &State, service: &Service) -> Result<Targets> {
     let spec = service.spec.as_ref().context("the Service has no spec")?;
-    let parse = |address: &String| address.parse().with_context(|| format!("reading {address}"));
-    let cluster_ips = spec.cluster_ips.iter().flatten().map(|address| Ok(SocketAddr::new(parse(address)?, 80)));
+    let at = |address: &str, port| Ok(SocketAddr::new(address.parse().with_context(|| format!("reading {address}"))?, port)) as Result<_>;
+    let cluster_ips = spec.cluster_ips.iter().flatten().map(|address| at(address, 80)).collect::<Result<_>>()?;
     let port = spec.ports.iter().flatten().find_map(|port| port.node_port).context("the Service has no node port")?;
     let port = u16::try_from(port).context("reading the node port")?;
     let nodes: Listed<Node> = get(state, &["nodes"])?;
-    let status = nodes.items.into_iter().filter_map(|node| node.status);
-    let addresses = status.flat_map(|status| status.addresses.unwrap_or_default()).filter(|address| address.type_ == "InternalIP");
-    let node_ports = addresses.map(|address| Ok(SocketAddr::new(parse(&address.address)?, port)));
-    Ok([cluster_ips.collect::<Result<_>>()?, node_ports.collect::<Result<_>>()?])
+    let mut node_ports = Vec::new();
+    for node in nodes.items {
+        let name = node.metadata.name.unwrap_or_default();
+        let addresses = node.status.and_then(|status| status.addresses).unwrap_or_default();
+        for address in addresses.iter().filter(|address| address.type_ == "InternalIP") {
+            node_ports.push((name.clone(), at(&address.address, port)?));
+        }
+    }
+    Ok((cluster_ips, node_ports))
 }
 
 fn get<T: DeserializeOwned>(state: &State, what: &[&str]) -> Result<T> {
