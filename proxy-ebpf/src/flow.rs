@@ -213,7 +213,7 @@ pub fn make_way_for<F: Ip>(packet: &Packet<F>) {
     let held = unsafe { core::ptr::read_volatile(held) };
     if !is_datagram {
         forget_if_over(&key, &held);
-    } else if !is_stream(&held) && !F::flows().get_ptr(&key.partner(&held)).is_some_and(is_stream) {
+    } else if !is_stream(&raw const held) && !F::flows().get_ptr(&key.partner(&held)).is_some_and(is_stream) {
         forget(&key, &held);
     }
 }

@@ -63,9 +63,14 @@ impl Ground {
                     Contender::Nftables => Proxy::KubeProxyNftables,
                     Contender::Iptables => Proxy::KubeProxyIptables,
                 };
-                place.start(Plan { nodes: NODES, plugin: Plugin::Ptp, proxy })?;
-                let state = place.state()?;
-                Ok(Cluster::Own { place, state })
+                let started = place.start(Plan { nodes: NODES, plugin: Plugin::Ptp, proxy }).and_then(|()| place.state());
+                match started {
+                    Ok(state) => Ok(Cluster::Own { place, state }),
+                    Err(error) => {
+                        place.stop()?;
+                        Err(error)
+                    }
+                }
             }
         }
     }

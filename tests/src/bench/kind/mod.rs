@@ -9,7 +9,7 @@ use std::{
     process::{self, ExitCode},
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use self::{
     ground::Ground,
@@ -28,6 +28,10 @@ mod pods;
 /// Whom Shunt is compared with.
 const CONTENDERS: [Contender; 3] = [Contender::Iptables, Contender::Nftables, Contender::Shunt];
 
+/// Of one client to one server: so many ports it has, and connection tracking remembers each for two minutes. Where they are all taken kube-proxy finds
+/// none any more for what comes through the Service, and its connections wait.
+const MOST_CONNECTIONS: usize = 25_000;
+
 /// What is measured, and where.
 #[derive(clap::Args)]
 pub struct Options {
@@ -38,16 +42,21 @@ pub struct Options {
     #[arg(long, default_value_t = 10)]
     rounds: usize,
     /// How long a stream lasts, in seconds
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
     /// How many connections are counted, one after the other
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     connections: u32,
 }
 
 /// Measures everything and prints the table.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let Options { on, rounds, seconds, connections } = options;
+    let dialled = (2 * rounds).saturating_mul(*connections as usize);
+    ensure!(
+        dialled <= MOST_CONNECTIONS,
+        "{dialled} connections are too many: no more than {MOST_CONNECTIONS} in all rounds, direct and through the Service"
+    );
     let ground = on.unwrap_or_else(Ground::best);
     println!("{}", Machine::this());
     println!("{}", ground.describe());
