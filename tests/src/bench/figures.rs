@@ -26,6 +26,13 @@ pub enum Contender {
     Iptables,
 }
 
+/// Where a client's backend is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Route {
+    SameNode,
+    AcrossNodes,
+}
+
 /// A figure.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
@@ -49,6 +56,18 @@ pub struct Row {
     pub ratio_max: f64,
     /// What was measured in each round.
     pub rounds: Vec<f64>,
+}
+
+impl Route {
+    pub(super) const ALL: [Self; 2] = [Self::SameNode, Self::AcrossNodes];
+
+    /// The name, as in a [`Row`].
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::SameNode => "same node",
+            Self::AcrossNodes => "across nodes",
+        }
+    }
 }
 
 impl Contender {

@@ -11,13 +11,9 @@ use std::{
 
 use anyhow::{Result, ensure};
 
-use self::{
-    ground::Ground,
-    measure::Measure,
-    pods::{Pods, Route},
-};
+use self::{ground::Ground, measure::Measure, pods::Pods};
 use super::{
-    figures::{Contender, HEAD, Summary},
+    figures::{Contender, HEAD, Route, Summary},
     machine::Machine,
 };
 

@@ -9,18 +9,11 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::ground::Cluster;
-use crate::{process, wait};
+use crate::{bench::figures::Route, process, wait};
 
 const OBJECTS: &str = include_str!("pods.yaml");
 const NAMESPACE: &str = "bench";
 const LIMIT: Duration = Duration::from_mins(2);
-
-/// Where the server is, as seen from the client.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Route {
-    SameNode,
-    AcrossNodes,
-}
 
 /// Everything that is measured on a cluster.
 pub(super) struct Pods<'a> {
@@ -28,25 +21,6 @@ pub(super) struct Pods<'a> {
     /// The server's own address and its Service's, by route.
     servers: [[IpAddr; 2]; 2],
     services: u32,
-}
-
-impl Route {
-    pub(super) const ALL: [Self; 2] = [Self::SameNode, Self::AcrossNodes];
-
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::SameNode => "same node",
-            Self::AcrossNodes => "across nodes",
-        }
-    }
-
-    /// The name of the server, and of its Service.
-    const fn server(self) -> &'static str {
-        match self {
-            Self::SameNode => "near",
-            Self::AcrossNodes => "far",
-        }
-    }
 }
 
 impl<'a> Pods<'a> {
@@ -60,9 +34,9 @@ impl<'a> Pods<'a> {
         wait::until("the pods", LIMIT, || process::feed(cluster.kubectl().args(["apply", "-f", "-"]), &objects))?;
         process::output(cluster.kubectl().args(["-n", NAMESPACE, "wait", "pod", "--all", "--for=condition=Ready", "--timeout=2m"]))?;
         let address = |kind: &str, route: Route, field: &str| -> Result<IpAddr> {
-            let object = get(cluster, &["-n", NAMESPACE, kind, route.server()])?;
+            let object = get(cluster, &["-n", NAMESPACE, kind, server(route)])?;
             let address =
-                object.pointer(field).and_then(Value::as_str).with_context(|| format!("{kind} {} has no address", route.server()))?;
+                object.pointer(field).and_then(Value::as_str).with_context(|| format!("{kind} {} has no address", server(route)))?;
             address.parse().with_context(|| format!("reading {address}"))
         };
         let mut servers = [[IpAddr::V4(Ipv4Addr::UNSPECIFIED); 2]; 2];
@@ -97,6 +71,14 @@ impl<'a> Pods<'a> {
     /// Runs a command inside the client, and gives what it prints.
     pub(super) fn run(&self, command: &[&str]) -> Result<String> {
         process::output(self.cluster.kubectl().args(["-n", NAMESPACE, "exec", "client", "--"]).args(command))
+    }
+}
+
+/// The name of the server, and of its Service.
+const fn server(route: Route) -> &'static str {
+    match route {
+        Route::SameNode => "near",
+        Route::AcrossNodes => "far",
     }
 }
 

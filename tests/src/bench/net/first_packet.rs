@@ -7,13 +7,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{
-    Options, cpus,
-    scene::{Filler, Route},
-};
+use super::{Options, cpus, scene::Filler};
 use crate::{
     addr::{self, Family},
-    bench::figures::{Contender, Row, Summary, spread},
+    bench::figures::{Contender, Route, Row, Summary, spread},
     cni::Cni,
     daemon::Daemon,
     host::Host as _,

@@ -12,9 +12,14 @@ use clap::ValueEnum;
 
 use super::{
     cpus,
-    scene::{IPERF, Place, RESPONDER, Route},
+    scene::{IPERF, Place, RESPONDER},
 };
-use crate::{bench::iperf, host::Host as _, process, traffic::patience};
+use crate::{
+    bench::{figures::Route, iperf},
+    host::Host as _,
+    process,
+    traffic::patience,
+};
 
 /// The socket buffers of a stream. With what TCP would settle for, a stream's bytes are in the second cache in one round and not in the next,
 /// which makes a greater difference than what is measured.

@@ -8,9 +8,9 @@ use std::{fmt, num::NonZero, time::Duration};
 use anyhow::Result;
 use clap::ValueEnum as _;
 
-use self::scene::{Route, Scene};
+use self::scene::Scene;
 use super::{
-    figures::{Contender, HEAD, Row, Summary},
+    figures::{Contender, HEAD, Route, Row, Summary},
     machine::Machine,
 };
 

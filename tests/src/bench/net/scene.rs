@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{acceptor::Acceptor, responder, running::Running};
 use crate::{
     addr::{self, Addrs, Family},
-    bench::figures::Contender,
+    bench::figures::{Contender, Route},
     cni::Cni,
     control_plane::ControlPlane,
     host::Host as _,
@@ -40,13 +40,6 @@ const FIRST_CLIENT_PORT: usize = 32_768;
 /// For thousands of Services in a proxy of any kind.
 const LIMIT: Duration = Duration::from_mins(5);
 
-/// Where a client's backend is.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Route {
-    SameNode,
-    AcrossNodes,
-}
-
 /// Everything that is measured.
 pub(super) struct Scene {
     places: Vec<Place>,
@@ -74,17 +67,6 @@ struct Server {
     further: Vec<Ipv4Addr>,
     _responder: Acceptor,
     _iperf: Process,
-}
-
-impl Route {
-    pub(super) const ALL: [Self; 2] = [Self::SameNode, Self::AcrossNodes];
-
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::SameNode => "same node",
-            Self::AcrossNodes => "across nodes",
-        }
-    }
 }
 
 // === impl Scene ===
