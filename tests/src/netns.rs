@@ -161,8 +161,7 @@ impl Netns {
 
     /// The hardware address of a device.
     pub fn mac(&self, device: &str) -> Result<String> {
-        let shown = self.exec(&format!("ip -j link show dev {device}"))?;
-        let shown: serde_json::Value = serde_json::from_str(&shown).context("reading ip's JSON")?;
+        let shown: serde_json::Value = process::json(self.command("ip").args(["-j", "link", "show", "dev", device]))?;
         let mac = shown[0]["address"].as_str().map(str::to_owned);
         mac.with_context(|| format!("{device} has no address"))
     }

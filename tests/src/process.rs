@@ -14,6 +14,7 @@ use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
+use serde::de::DeserializeOwned;
 
 use crate::wait;
 
@@ -24,6 +25,12 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     let status = output.status;
     ensure!(status.success(), "{command:?}: {status}: {}", error.trim());
     Ok(String::from_utf8_lossy(said).into_owned())
+}
+
+/// Runs a command to its end and reads the JSON that it prints.
+pub(crate) fn json<T: DeserializeOwned>(command: &mut Command) -> Result<T> {
+    let said = output(command)?;
+    serde_json::from_str(&said).with_context(|| format!("reading what {command:?} prints"))
 }
 
 /// Runs a command with `input` as its standard input; what it says is an error's text or of no interest.

@@ -120,6 +120,10 @@ fn run_once(state: &State, selection: &Selection, folder: &Path) -> Result<Resul
     ginkgo.arg(format!("--kubectl-path={}", state.kubectl.display())).args(["--provider=skeleton", "--disable-log-dump"]);
     ginkgo.arg(format!("--num-nodes={}", state.nodes.len())).arg("--dns-domain=cluster.local");
     ginkgo.env("KUBE_TEST_REPO_LIST", programs.registries()).env("HOME", folder);
+    // They leave files there.
+    let scratch = folder.join("tmp");
+    fs::create_dir_all(&scratch).with_context(|| format!("making {}", scratch.display()))?;
+    ginkgo.env("TMPDIR", &scratch);
     ginkgo.stdout(log.try_clone().context("sharing a log")?).stderr(log);
     let status = ginkgo.status().context("running ginkgo")?;
     let report = folder.join("report.json");

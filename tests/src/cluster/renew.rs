@@ -185,6 +185,5 @@ fn targets(state: &State, service: &Service) -> Result<Targets> {
 }
 
 fn get<T: DeserializeOwned>(state: &State, what: &[&str]) -> Result<T> {
-    let said = process::output(state.kubectl().args(["-n", NAMESPACE, "get", "-o", "json"]).args(what))?;
-    serde_json::from_str(&said).with_context(|| format!("reading {what:?}"))
+    process::json(state.kubectl().args(["-n", NAMESPACE, "get", "-o", "json"]).args(what))
 }

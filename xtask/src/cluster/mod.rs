@@ -14,21 +14,26 @@ use crate::{
 mod images;
 mod programs;
 
-/// What starts something on nodes; what only looks at a cluster that is up needs nothing new.
+/// What starts something on nodes.
 const STARTS: [&str; 4] = ["up", "e2e", "renew", BENCH];
+/// What only looks at a cluster that is up needs nothing new. What comes after these is for others to read.
+const LOOKS: [&str; 4] = ["down", "kubectl", "enter", "load"];
 /// What measures it: `cargo xtask bench kind`.
 pub(crate) const BENCH: &str = "bench";
 
 pub(crate) fn run(door: &Door, arguments: &[String]) -> Result<ExitCode> {
-    let is_there = |wanted: &str| arguments.iter().any(|argument| argument == wanted);
-    if STARTS.into_iter().any(is_there) {
+    let verb = arguments.iter().map(String::as_str).find(|argument| STARTS.contains(argument) || LOOKS.contains(argument));
+    let starts = verb.filter(|verb| STARTS.contains(verb));
+    if starts.is_some() {
         setup::run(door, &[Part::Packages, Part::Bpf, Part::ControlPlane, Part::Cluster], false)?;
         programs::bring(door)?;
     }
     cmd!(door.sh, "cargo build --quiet --package shunt-tests --bin cluster").quiet().run()?;
     let mut cluster = Command::new(door.target().join("debug/cluster"));
     cluster.args(arguments).env("SHUNT_CLUSTER", programs::folder(door)?);
-    if is_there(BENCH) || is_there("--proxy=shunt") || arguments.windows(2).any(|pair| pair == ["--proxy", "shunt"]) {
+    let has_shunt =
+        || arguments.iter().any(|argument| argument == "--proxy=shunt") || arguments.windows(2).any(|two| two == ["--proxy", "shunt"]);
+    if starts.is_some_and(|verb| verb == BENCH || has_shunt()) {
         cluster.env("SHUNT_IMAGE", image::of_this_machine(door)?);
     }
     control_plane::show_to(door, &mut cluster)?;

@@ -9,7 +9,6 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
-    bench::figures::Contender,
     cluster::{self, Plan, Plugin, Proxy, State, keeper::Place},
     process, project,
 };
@@ -28,7 +27,7 @@ pub(super) enum Ground {
     Own,
 }
 
-/// A cluster with one contender as its proxy. Dropping it ends it.
+/// A cluster with one proxy. Dropping it ends it.
 pub(super) enum Cluster {
     Kind { folder: PathBuf },
     Own { place: Place, state: State },
@@ -52,17 +51,11 @@ impl Ground {
     }
 
     /// Starts a cluster. A folder of this name will be its own.
-    pub(super) fn start(self, contender: Contender, folder: &Path) -> Result<Cluster> {
+    pub(super) fn start(self, proxy: Proxy, folder: &Path) -> Result<Cluster> {
         match self {
-            Self::Kind => start_kind(contender, folder),
+            Self::Kind => start_kind(proxy, folder),
             Self::Own => {
                 let place = Place::at(folder);
-                let proxy = match contender {
-                    Contender::Direct => Proxy::None,
-                    Contender::Shunt | Contender::ByPackets => Proxy::Shunt,
-                    Contender::Nftables => Proxy::KubeProxyNftables,
-                    Contender::Iptables => Proxy::KubeProxyIptables,
-                };
                 let started = place.start(Plan { nodes: NODES, plugin: Plugin::Ptp, proxy }).and_then(|()| place.state());
                 match started {
                     Ok(state) => Ok(Cluster::Own { place, state }),
@@ -102,12 +95,12 @@ impl Drop for Cluster {
 }
 
 /// As deploy/README.md says, but for the names.
-fn start_kind(contender: Contender, folder: &Path) -> Result<Cluster> {
+fn start_kind(proxy: Proxy, folder: &Path) -> Result<Cluster> {
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-    let mode = match contender {
-        Contender::Nftables => "nftables",
-        Contender::Iptables => "iptables",
-        Contender::Direct | Contender::Shunt | Contender::ByPackets => "none",
+    let mode = match proxy {
+        Proxy::None | Proxy::Shunt => "none",
+        Proxy::KubeProxyNftables => "nftables",
+        Proxy::KubeProxyIptables => "iptables",
     };
     let config = fs::read_to_string(project::file("deploy/kind.yaml")?).context("reading kind's configuration")?;
     let config = config.replace("kubeProxyMode: none", &format!("kubeProxyMode: {mode}"));
@@ -116,7 +109,7 @@ fn start_kind(contender: Contender, folder: &Path) -> Result<Cluster> {
     let cluster = Cluster::Kind { folder: folder.to_owned() };
     kind(&["create", "cluster", "--config", &shown(&file), "--kubeconfig", &shown(&kubeconfig(folder))])?;
     kind(&["load", "image-archive", &shown(&cluster::images()?)])?;
-    if let Some(image) = Proxy::Shunt.image()?.filter(|_| mode == "none") {
+    if let Some(image) = proxy.image()? {
         kind(&["load", "image-archive", &shown(&image)])?;
         let objects = process::output(cluster.kubectl().arg("kustomize").arg(project::file("deploy/kustomize/kind")?))?;
         let objects = objects.replace(KIND_API_SERVER, &format!("{KIND_CLUSTER}-control-plane"));

@@ -16,13 +16,15 @@ use super::{
     figures::{Contender, HEAD, Route, Summary},
     machine::Machine,
 };
+use crate::cluster::Proxy;
 
 mod ground;
 mod measure;
 mod pods;
 
 /// Whom Shunt is compared with.
-const CONTENDERS: [Contender; 3] = [Contender::Iptables, Contender::Nftables, Contender::Shunt];
+const CONTENDERS: [(Contender, Proxy); 3] =
+    [(Contender::Iptables, Proxy::KubeProxyIptables), (Contender::Nftables, Proxy::KubeProxyNftables), (Contender::Shunt, Proxy::Shunt)];
 
 /// Of one client to one server: so many ports it has, and connection tracking remembers each for two minutes. Where they are all taken kube-proxy finds
 /// none any more for what comes through the Service, and its connections wait.
@@ -60,8 +62,8 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         "{rounds} rounds by turns, streams (iperf3) of {seconds} s, {connections} connections (ab); medians, their ratios to direct traffic on the same \
          cluster, and of the ratios of the rounds the median, the least and the most\n\n{HEAD}"
     );
-    for contender in CONTENDERS {
-        let cluster = ground.start(contender, &folder())?;
+    for (contender, proxy) in CONTENDERS {
+        let cluster = ground.start(proxy, &folder())?;
         let pods = Pods::start(&cluster)?;
         for route in Route::ALL {
             for measure in [Measure::Stream { seconds: *seconds }, Measure::Connections { number: *connections }] {

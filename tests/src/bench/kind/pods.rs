@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::ground::Cluster;
@@ -83,8 +83,5 @@ const fn server(route: Route) -> &'static str {
 }
 
 fn get(cluster: &Cluster, what: &[&str]) -> Result<Value> {
-    let said = process::output(cluster.kubectl().args(["get", "-o", "json"]).args(what))?;
-    let value: Value = serde_json::from_str(&said).with_context(|| format!("reading {what:?}"))?;
-    ensure!(value.is_object(), "{what:?} is no object");
-    Ok(value)
+    process::json(cluster.kubectl().args(["get", "-o", "json"]).args(what))
 }
