@@ -127,9 +127,9 @@ pub struct Flow<F: Family> {
     pub dst_port: Port,
     /// When a packet last used the entry: the low half of the kernel's `jiffies_64`, written at most once a second.
     pub last_used: u32,
-    /// The backend that the flow goes to.
+    /// The backend that the flow goes to; none where that was dialled without a Service.
     pub backend: BackendRef,
-    /// The service port and the state of this direction.
+    /// The service port, if there is one, and the state of this direction.
     pub owner: FlowOwner,
 }
 
@@ -205,8 +205,8 @@ impl FlowState {
     /// The node stands in for the client. The packets of both directions enter the node, and programs send them on themselves: the stack would
     /// not take them, whose source is its own.
     pub const MASQUERADED: Self = Self(16);
-    /// The flow is none of a Service's: who leaves the node under a frontend's address and port began it. Packets are left as they are, and
-    /// there is one entry only, for the answers.
+    /// The packets are none of a Service's: who leaves the node under a frontend's address and port began that flow, or a connection without a
+    /// Service was there before a flow that wanted its ports. They are left as they are, and there is one entry only.
     pub const FOREIGN: Self = Self(32);
 
     /// Both sets together.

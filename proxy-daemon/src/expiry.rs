@@ -108,11 +108,12 @@ where
         idle >= patience(protocol, state, partner.map(|partner| partner.owner.state()))
     }
 
-    /// Whether the frontend that a client's datagrams go to is still that of the flow's service.
+    /// Whether the frontend that a client's datagrams go to is still that of the flow's service, or still none if they go there without one.
     fn is_served(&self, key: &FlowKey<F>, flow: &Flow<F>, served: &mut Served<F>) -> bool {
         let frontend = FrontendKey::new(key.dst, key.dst_port, Protocol::Udp);
-        let service = *served.entry(frontend).or_insert_with(|| self.frontends.get(&frontend).map(|found| found.service));
-        service == Some(flow.owner.service())
+        let service =
+            *served.entry(frontend).or_insert_with(|| self.frontends.get(&frontend).map_or(ServiceId::NONE, |found| found.service));
+        service == flow.owner.service()
     }
 
     /// The entry of the other direction, if it is there and its own: the same key may be another flow's by now.
@@ -125,8 +126,8 @@ where
     }
 }
 
-/// Whose the frontends for datagrams are that were asked about: many flows go to few.
-type Served<F> = BTreeMap<FrontendKey<F>, Option<ServiceId>>;
+/// Whose the frontends for datagrams are that were asked about, if they are any: many flows go to few.
+type Served<F> = BTreeMap<FrontendKey<F>, ServiceId>;
 
 /// No flow is removed for its silence before this, whatever was seen of it.
 fn least_patience(protocol: Protocol) -> Duration {

@@ -71,6 +71,11 @@ pub fn find<F: Ip>(packet: &Packet<F>, side: Side) -> Option<Way<F>> {
     // another, and it would follow all of them.
     let apart = core::hint::black_box(Way::of(&flow).apart);
     let state = flow.owner.state();
+    if side == Side::Egress && is_anothers(packet, &key, &flow) {
+        set_state(entry, flow.owner, FlowState::REPLY.with(FlowState::FOREIGN));
+        _ = F::flows().remove(&key.partner(&flow));
+        return Some(Way { to: packet.tuple, apart: u32::from(FlowState::FOREIGN.bits()), service: ServiceId::NONE });
+    }
     if packet.may_move() && !state.has(FlowState::REPLY) {
         if !lives(flow.backend) {
             forget(&key, &flow);
@@ -99,6 +104,18 @@ pub fn find<F: Ip>(packet: &Packet<F>, side: Side) -> Option<Way<F>> {
     Some(Way { to: flow.tuple(), apart, service: flow.owner.service() })
 }
 
+/// Whether a packet that leaves the node under a flow's backend is of another connection, between the same two ports without a Service: it was there
+/// first, for it goes on where the flow's backend has not even answered the SYN. What it says instead is what it says to any SYN in its own name
+/// (RFC 5961, section 4). The flow gives its port up, and gets another one with the next SYN.
+#[inline(always)]
+fn is_anothers<F: Ip>(packet: &Packet<F>, key: &FlowKey<F>, flow: &Flow<F>) -> bool {
+    let goes_on = packet.protocol == Protocol::Tcp && packet.flags.goes_on();
+    // Of what was picked up in mid-stream the client has sent more than a SYN.
+    goes_on
+        && flow.owner.state() == FlowState::REPLY
+        && partner_state(&key.partner(flow), key).is_some_and(|client| !client.has(FlowState::ESTABLISHED))
+}
+
 /// Writes the state of an entry that was found.
 #[inline(always)]
 fn set_state<F: Ip>(entry: *mut Flow<F>, owner: FlowOwner, state: FlowState) {
@@ -116,10 +133,10 @@ pub fn find_for_fragment<F: Ip>(tuple: Tuple<F>, protocol: Protocol, side: Side)
     Some(Way::of(&unsafe { core::ptr::read_volatile(entry) }))
 }
 
-/// Whether this life of a backend goes on.
+/// Whether this life of a backend goes on. What was dialled without a Service has none that could end.
 #[inline(always)]
 pub(crate) fn lives(backend: BackendRef) -> bool {
-    BACKEND_LIVE.get(backend.index()).is_some_and(|live| *live == backend)
+    backend == BackendRef::NONE || BACKEND_LIVE.get(backend.index()).is_some_and(|live| *live == backend)
 }
 
 /// The state of the other direction of a flow, if its entry is there and its own: the same key may be another flow's by now.
@@ -199,32 +216,18 @@ fn remove_pair<F: Ip>(key: &FlowKey<F>, partner: &FlowKey<F>, has_partner: bool)
     _ = F::flows().remove(key);
 }
 
-/// Has what is left of a flow not take the answers to what begins from the same port and is none of a Service's. What has dialled the Service may
-/// have been another socket, which is closed by now: of a connection that is known; of datagrams it is likely, but where they are a stream.
+/// Whether the answers to what begins, and is none of a Service's, would be taken for a flow's: its client dials a Service from the same port, and
+/// was given the very backend that it dials here by itself. One that is over is put out of the way.
 #[inline(always)]
-pub fn make_way_for<F: Ip>(packet: &Packet<F>) {
-    let is_datagram = packet.protocol == Protocol::Udp;
-    if !packet.flags.opens() && !is_datagram {
-        return;
+pub fn would_be_mistaken<F: Ip>(packet: &Packet<F>) -> bool {
+    if !packet.may_move() {
+        return false;
     }
     let key = FlowKey::new(packet.tuple.reversed(), packet.protocol, Side::Egress);
-    let Some(held) = F::flows().get_ptr(&key) else { return };
+    let Some(held) = F::flows().get_ptr(&key) else { return false };
     // SAFETY: the entry stays readable while the program runs; copied, since others write it.
     let held = unsafe { core::ptr::read_volatile(held) };
-    if !is_datagram {
-        forget_if_over(&key, &held);
-    } else if !is_stream(&raw const held) && !F::flows().get_ptr(&key.partner(&held)).is_some_and(is_stream) {
-        forget(&key, &held);
-    }
-}
-
-/// Whether datagrams of an entry are more than a question or an answer, and go on: for as long as connection tracking remembers what is none.
-#[inline(always)]
-fn is_stream<F: Ip>(entry: *const Flow<F>) -> bool {
-    const SILENCE_SECS: u32 = 30;
-    // SAFETY: an entry of the map, which stays readable while the program runs, or a copy; others write its last fields.
-    let flow = unsafe { core::ptr::read_volatile(entry) };
-    flow.owner.state().has(FlowState::ESTABLISHED) && now().wrapping_sub(flow.last_used) < SILENCE_SECS.wrapping_mul(settings::hz())
+    !held.owner.state().has(FlowState::FOREIGN) && !forget_if_over(&key, &held)
 }
 
 /// Makes the entry of the other direction again if it is lost.
@@ -262,10 +265,10 @@ pub fn leave<F: Ip>(way: &Way<F>) -> End {
     }
 }
 
-/// What becomes of a packet of a foreign flow: it goes on as it is. One that begins a connection is not of that flow, which is over.
+/// What becomes of a packet of a foreign flow: it goes on as it is. One that comes to begin a connection is not of that flow, which is over.
 #[inline(always)]
-pub fn leave_alone<F: Ip>(packet: &Packet<F>) -> End {
-    if !packet.flags.opens() {
+pub fn leave_alone<F: Ip>(packet: &Packet<F>, side: Side) -> End {
+    if !packet.flags.opens() || side == Side::Egress {
         return End::pass(Reason::Foreign);
     }
     _ = F::flows().remove(&FlowKey::new(packet.tuple, packet.protocol, Side::Ingress));

@@ -5,8 +5,8 @@
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use proxy_common::{
-    Address as _, Backend, BackendFlags, FrontendKey, FrontendRef, Protocol, Range, RangeWord, RowFlags, RowIndex, ServiceId, Tuple,
-    reason::Reason,
+    Address as _, Backend, BackendFlags, BackendRef, FrontendKey, FrontendRef, Protocol, Range, RangeWord, RowFlags, RowIndex, ServiceId,
+    Tuple, reason::Reason,
 };
 
 use crate::{
@@ -35,6 +35,16 @@ pub struct Choice<F: Ip> {
     pub backend: Backend<F>,
     /// The node has to stand in for the client.
     pub masquerade: bool,
+}
+
+impl<F: Ip> Choice<F> {
+    /// Where a packet goes by itself, without a Service.
+    #[inline(always)]
+    pub fn direct(packet: &Packet<F>) -> Self {
+        let to = packet.tuple;
+        let backend = Backend::new(to.dst, to.dst_port, BackendFlags::NONE, BackendRef::NONE, ServiceId::NONE);
+        Self { backend, masquerade: false }
+    }
 }
 
 /// The frontend that packets with this tuple are to.

@@ -14,7 +14,7 @@ use crate::{
     flow::{self, Way},
     forward::{leave, next_hop},
     fragment,
-    frontend::{self, Scope},
+    frontend::{self, Choice, Scope},
     icmp,
     ip::{Ip, L3, Piece},
     new_flow,
@@ -32,7 +32,7 @@ pub fn to_backend<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
         return Err(nobody::<F>(packet.tuple.dst));
     }
     let way = flow::find(&packet, Side::Ingress).ok_or(End::UNKNOWN)?;
-    go(ctx, &packet, &way)
+    go(ctx, &packet, &way, Side::Ingress)
 }
 
 /// A packet that leaves the node: from a backend to a client.
@@ -43,7 +43,7 @@ pub fn from_backend<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
         return Err(End::pass(Reason::NoService));
     }
     let way = flow::find(&packet, Side::Egress).ok_or_else(|| stranger(&packet))?;
-    go(ctx, &packet, &way)
+    go(ctx, &packet, &way, Side::Egress)
 }
 
 /// What becomes of a packet of no known flow that leaves the node: only one with a frontend's address and port as its source is asked any more.
@@ -54,9 +54,9 @@ fn stranger<F: Ip>(packet: &Packet<F>) -> End {
 
 /// Gives a packet of a known flow its way.
 #[inline(always)]
-fn go<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>, way: &Way<F>) -> Step<Verdict> {
+fn go<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>, way: &Way<F>, side: Side) -> Step<Verdict> {
     if way.is_foreign() {
-        return Err(flow::leave_alone(packet));
+        return Err(flow::leave_alone(packet, side));
     }
     count_packet(way.service, packet.len);
     if way.is_masqueraded() { Err(flow::leave(way)) } else { translate(ctx, packet, &way.to) }
@@ -64,9 +64,9 @@ fn go<F: Ip, C: PacketCtx>(ctx: &mut C, packet: &Packet<F>, way: &Way<F>) -> Ste
 
 /// The same of a rare packet, which other functions of the program translate or send on.
 #[inline(always)]
-fn go_on<F: Ip>(packet: &Packet<F>, way: &Way<F>) -> End {
+fn go_on<F: Ip>(packet: &Packet<F>, way: &Way<F>, side: Side) -> End {
     if way.is_foreign() {
-        return flow::leave_alone(packet);
+        return flow::leave_alone(packet, side);
     }
     count_packet(way.service, packet.len);
     flow::leave(way)
@@ -92,7 +92,9 @@ fn chosen<F: Ip, C: PacketCtx>(ctx: &C, packet: Step<Packet<F>>, scope: Scope) -
         Err(end) => return end,
     };
     let Some(frontend) = frontend::find(&packet.tuple, packet.protocol) else {
-        flow::make_way_for(&packet);
+        if flow::would_be_mistaken(&packet) {
+            return new_flow::leave(&Choice::direct(&packet));
+        }
         return judge::<F>(packet.tuple.dst, packet.may_move(), Reason::NoService);
     };
     if scope == Scope::Internal {
@@ -208,7 +210,7 @@ pub fn rare_to_backend<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Verdict> {
         return Err(judge::<F>(packet.tuple.dst, packet.may_move(), Reason::NoService));
     }
     let way = flow::find(&packet, Side::Ingress).ok_or(End::UNKNOWN)?;
-    Err(go_on(&packet, &way))
+    Err(go_on(&packet, &way, Side::Ingress))
 }
 
 /// The same that leaves the node.
@@ -219,7 +221,7 @@ pub fn rare_from_backend<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Verdict> {
         return Err(End::pass(Reason::NoService));
     }
     let way = flow::find(&packet, Side::Egress).ok_or_else(|| stranger(&packet))?;
-    Err(go_on(&packet, &way))
+    Err(go_on(&packet, &way, Side::Egress))
 }
 
 /// A packet without ports: an error about one of a flow; or, where packets enter the node, one to a ClusterIP, which has nothing but ports.

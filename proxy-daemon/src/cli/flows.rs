@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use proxy_common::{Address as _, Family, Flow, FlowKey, FlowState};
+use proxy_common::{Address as _, Family, Flow, FlowKey, FlowState, ServiceId};
 use serde::Serialize;
 
 use super::{fields, output::Row, state::State, views};
@@ -49,9 +49,12 @@ impl Clock {
 impl FlowView {
     pub(super) fn new<F: Family>(state: &State, clock: Option<Clock>, key: &FlowKey<F>, flow: &Flow<F>) -> Self {
         let flow_state = flow.owner.state();
+        // Where the entry was a Service's before, it still says so.
         let is_foreign = flow_state.has(FlowState::FOREIGN);
+        let service = if is_foreign { ServiceId::NONE } else { flow.owner.service() };
+        let to = if is_foreign { key.tuple() } else { flow.tuple() };
         Self {
-            service: if is_foreign { String::new() } else { state.service_name(flow.owner.service()) },
+            service: if service == ServiceId::NONE { String::new() } else { state.service_name(service) },
             protocol: views::protocol(key.protocol),
             source: key.src.to_ip(),
             source_port: key.src_port.to_host(),
@@ -59,14 +62,14 @@ impl FlowView {
             destination_port: key.dst_port.to_host(),
             hook: fields::side(key.side),
             direction: if flow_state.has(FlowState::REPLY) { "reply" } else { "original" },
-            translated_source: flow.src.to_ip(),
-            translated_source_port: flow.src_port.to_host(),
-            translated_destination: flow.dst.to_ip(),
-            translated_destination_port: flow.dst_port.to_host(),
+            translated_source: to.src.to_ip(),
+            translated_source_port: to.src_port.to_host(),
+            translated_destination: to.dst.to_ip(),
+            translated_destination_port: to.dst_port.to_host(),
             state: fields::states(flow_state.without(FlowState::REPLY)),
             idle_seconds: clock.and_then(|clock| clock.seconds_since(flow.last_used)),
-            backend_live: is_foreign || state.is_live(flow.backend),
-            service_id: flow.owner.service().0,
+            backend_live: service == ServiceId::NONE || state.is_live(flow.backend),
+            service_id: service.0,
         }
     }
 }
@@ -145,6 +148,25 @@ UDP        original    10.244.1.5:40000   10.96.0.10:53   10.244.1.5:40000    10
         let key = FlowKey::new(tuple, Protocol::Tcp, Side::Ingress);
         let view = FlowView::new(&State::default(), None, &key, &Flow::foreign(tuple, 0));
         assert_eq!((view.service.as_str(), view.state.as_slice(), view.backend_live), ("", &["foreign"][..], true));
+    }
+
+    #[test]
+    fn a_foreign_flow_that_was_a_services_says_nothing_of_it() {
+        let (backend, client) = (([10, 244, 1, 9], 8080), ([10, 244, 1, 5], 40_000));
+        let key = FlowKey::new(tuple(backend, client), Protocol::Tcp, Side::Egress);
+        let state = FlowState::REPLY.with(FlowState::FOREIGN);
+        let flow = Flow::new(tuple(([10, 96, 0, 10], 80), client), 0, BackendRef::new(1, 1), ServiceId(3), state);
+        let view = FlowView::new(&State::default(), None, &key, &flow);
+        assert_eq!((view.service.as_str(), view.service_id, view.backend_live), ("", 0, true));
+        assert_eq!((view.translated_source, view.translated_source_port), (view.source, view.source_port));
+    }
+
+    #[test]
+    fn a_flow_without_a_service_has_a_backend_that_cannot_be_gone() {
+        let key = FlowKey::new(tuple(([10, 244, 1, 5], 40_000), ([10, 244, 1, 9], 8080)), Protocol::Tcp, Side::Ingress);
+        let to = tuple(([10, 244, 1, 5], 50_000), ([10, 244, 1, 9], 8080));
+        let view = FlowView::new(&State::default(), None, &key, &Flow::new(to, 0, BackendRef::NONE, ServiceId::NONE, FlowState::NEW));
+        assert_eq!((view.service.as_str(), view.translated_source_port, view.backend_live), ("", 50_000, true));
     }
 
     #[test]

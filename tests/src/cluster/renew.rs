@@ -134,15 +134,11 @@ impl Client {
             client.args(["-n", NAMESPACE, "exec", "-i", &name, "--", "/program"]);
             let kind = if spec.host_network == Some(true) { "a process of" } else { "a pod of" };
             let node = spec.node_name.unwrap_or_default();
-            // Its own node's ports only: who is given a backend here and dials that backend's node from the same port meets itself there, one of
-            // the known limits.
-            let own = node_ports.iter().filter(|(name, _)| *name == node).map(|(_, to)| *to);
-            let to = cluster_ips.iter().copied().chain(own).collect::<Vec<_>>();
+            let to = cluster_ips.iter().chain(&node_ports).copied().collect::<Vec<_>>();
             clients.push(Self::start(format!("{kind} {node}"), client, &to, rate)?);
         }
         let outside = state.beside_the_api_server(program);
-        let to = node_ports.into_iter().map(|(_, to)| to).collect::<Vec<_>>();
-        clients.push(Self::start("outside".to_owned(), outside, &to, rate)?);
+        clients.push(Self::start("outside".to_owned(), outside, &node_ports, rate)?);
         Ok(clients)
     }
 
@@ -163,10 +159,8 @@ impl Client {
     }
 }
 
-/// A Service's `ClusterIP`s, and its node port on every node, with the node's name.
-type Targets = (Vec<SocketAddr>, Vec<(String, SocketAddr)>);
-
-fn targets(state: &State, service: &Service) -> Result<Targets> {
+/// A Service's `ClusterIP`s, and its node port on every node.
+fn targets(state: &State, service: &Service) -> Result<(Vec<SocketAddr>, Vec<SocketAddr>)> {
     let spec = service.spec.as_ref().context("the Service has no spec")?;
     let at = |address: &str, port| Ok(SocketAddr::new(address.parse().with_context(|| format!("reading {address}"))?, port)) as Result<_>;
     let cluster_ips = spec.cluster_ips.iter().flatten().map(|address| at(address, 80)).collect::<Result<_>>()?;
@@ -175,10 +169,9 @@ fn targets(state: &State, service: &Service) -> Result<Targets> {
     let nodes: Listed<Node> = get(state, &["nodes"])?;
     let mut node_ports = Vec::new();
     for node in nodes.items {
-        let name = node.metadata.name.unwrap_or_default();
         let addresses = node.status.and_then(|status| status.addresses).unwrap_or_default();
         for address in addresses.iter().filter(|address| address.type_ == "InternalIP") {
-            node_ports.push((name.clone(), at(&address.address, port)?));
+            node_ports.push(at(&address.address, port)?);
         }
     }
     Ok((cluster_ips, node_ports))

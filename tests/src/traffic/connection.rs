@@ -3,13 +3,14 @@
 use std::{
     io::{self, Read as _, Write as _},
     mem,
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     os::fd::AsRawFd as _,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, bail, ensure};
+use socket2::{Domain, Socket, Type};
 
 use super::{parse_greeting, patience};
 
@@ -34,7 +35,21 @@ impl Connection {
     /// Connects from the current thread's namespace.
     pub fn open(to: SocketAddr) -> io::Result<Self> {
         let start = Instant::now();
-        let stream = TcpStream::connect_timeout(&to, patience())?;
+        Self::greeted(TcpStream::connect_timeout(&to, patience())?, start)
+    }
+
+    /// The same from a port of the client's that other connections may have, too, if they go elsewhere.
+    pub fn open_from(port: u16, to: SocketAddr) -> io::Result<Self> {
+        let start = Instant::now();
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        socket.bind(&SocketAddr::new(any, port).into())?;
+        socket.connect_timeout(&to.into(), patience())?;
+        Self::greeted(socket.into(), start)
+    }
+
+    fn greeted(stream: TcpStream, start: Instant) -> io::Result<Self> {
         stream.set_read_timeout(Some(patience()))?;
         stream.set_write_timeout(Some(patience()))?;
         stream.set_nodelay(true)?;

@@ -37,9 +37,14 @@ impl UdpClient {
 
     /// Opens an unconnected socket in the current thread's namespace, as most resolvers do.
     pub fn unconnected(to: SocketAddr) -> io::Result<Self> {
+        Self::unconnected_from(0, to)
+    }
+
+    /// The same from a port.
+    pub fn unconnected_from(port: u16, to: SocketAddr) -> io::Result<Self> {
         let any: SocketAddr = match to {
-            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, port).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, port).into(),
         };
         let socket = UdpSocket::bind(any)?;
         Ok(Self { socket, to, connected: false, questions: 0 })

@@ -10,7 +10,7 @@ use shunt_tests::{
 };
 
 use crate::expect::{
-    POD_EGRESS, POD_INGRESS, Setup, age, data, datagram, entries, forward, is_just_now, pod_at, service_at, syn, touch, undisturbed,
+    POD_EGRESS, POD_INGRESS, Setup, accept, age, data, datagram, entries, forward, is_just_now, pod_at, service_at, syn, touch, undisturbed,
 };
 
 const NEW: FlowState = FlowState::NEW;
@@ -73,6 +73,7 @@ fn segments_of_any_number_go_their_way() {
     for family in Family::ALL {
         let [client, service, backend] = parties(family);
         setup.backend(&syn(client, service));
+        setup.translated(POD_EGRESS, &accept(backend, client));
         for number in [0, 1 << 31, u32::MAX] {
             let of_number = |src, dst| {
                 let l4 = L4::Tcp { flags: flags::ACK, seq: number, ack: number ^ 0x5555_5555, window: 1, options: Vec::new() };

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use proxy_common::{Protocol, Side, reason::Reason};
 use shunt_tests::{Family, gate, packet::Packet, packet::flags, test_run::NEEDS, test_run::TestNode, test_run::Verdict};
 
-use crate::expect::{POD_EGRESS, POD_INGRESS, Setup, age, data, datagram, entries, evict, forward, pod_at, service_at, syn};
+use crate::expect::{
+    POD_EGRESS, POD_INGRESS, Setup, TARGET, accept, age, data, datagram, entries, evict, forward, pod_at, service_at, syn,
+};
 
 const CLIENT: u8 = 3;
 const BACKEND: u8 = 10;
@@ -81,6 +83,7 @@ fn the_entry_of_a_flow_that_is_over_is_taken_over() {
         let client = pod_at(family, CLIENT, 40_000);
         let (first, second) = (service_at(family, 1), service_at(family, 2));
         let backend = setup.backend(&syn(client, first));
+        setup.translated(POD_EGRESS, &accept(backend, client));
         setup.translated(POD_EGRESS, &Packet::tcp(backend, client, end));
         if both {
             setup.backend(&Packet::tcp(client, first, end));
@@ -90,7 +93,7 @@ fn the_entry_of_a_flow_that_is_over_is_taken_over() {
         assert_eq!(setup.backend(&syn(client, second)), backend, "with its own port");
         setup.assert_counted(&[Reason::NewFlow]);
         assert_eq!(entries(&setup.node).len(), 2, "nothing is left of the old flow");
-        let answer = setup.translated(POD_EGRESS, &data(backend, client));
+        let answer = setup.translated(POD_EGRESS, &accept(backend, client));
         assert_eq!((answer.src, answer.dst), (second, client));
         setup.node.forget_flows().unwrap();
     }
@@ -107,6 +110,7 @@ fn the_entry_of_a_flow_that_is_half_closed_is_left_to_it() {
         let client = pod_at(family, CLIENT, 40_000);
         let (first, second) = (service_at(family, 1), service_at(family, 2));
         let backend = setup.backend(&syn(client, first));
+        setup.translated(POD_EGRESS, &accept(backend, client));
         setup.translated(POD_EGRESS, &Packet::tcp(backend, client, FIN));
         setup.ignore_counted();
 
@@ -142,53 +146,114 @@ fn a_flow_that_ends_leaves_the_answers_of_another_to_it() {
     }
 }
 
-/// A process asks a Service and ends; the next one has its port by chance, and asks the backend itself.
+/// One port of a client, by which it dials a Service and the backend that it was given. Or its process has ended, and the next one has its port by
+/// chance.
 #[test]
-fn a_question_to_the_backend_itself_has_its_answer_from_there() {
+fn what_begins_without_the_service_gets_another_port() {
     if gate::skip(NEEDS) {
         return;
     }
     let mut setup = two_services();
-    for (family, answered) in Family::ALL.into_iter().flat_map(|family| [(family, false), (family, true)]) {
+    let openings: [fn(SocketAddr, SocketAddr) -> Packet; 2] = [syn, datagram];
+    for (family, opening) in Family::ALL.into_iter().flat_map(|family| openings.map(|opening| (family, opening))) {
         let (client, service) = (pod_at(family, CLIENT, 40_000), service_at(family, 1));
-        let backend = setup.backend(&datagram(client, service));
-        if answered {
-            setup.translated(POD_EGRESS, &datagram(backend, client));
-        }
+        let backend = setup.backend(&opening(client, service));
         setup.ignore_counted();
-        setup.passed(POD_INGRESS, &datagram(client, backend));
+
+        let moved = setup.translated(POD_INGRESS, &opening(client, backend));
+        setup.assert_counted(&[Reason::NewFlow, Reason::PortCollision]);
+        assert_eq!((moved.src.ip(), moved.dst), (client.ip(), backend));
+        for (to, from) in [(client, service), (moved.src, backend)] {
+            let answer = setup.translated(POD_EGRESS, &opening(backend, to));
+            assert_eq!((answer.src, answer.dst), (from, client), "each is answered by whom it asked");
+        }
+        // Also when the Service has other backends by now: what was dialled without it stays.
+        for backends in [&[BACKEND][..], &[BACKEND + 1]] {
+            setup.serve(1, backends);
+            assert_eq!(setup.translated(POD_INGRESS, &opening(client, backend)), moved, "and goes on as it began");
+            age(&mut setup.node);
+        }
+        assert_eq!(setup.translated(POD_EGRESS, &opening(backend, moved.src)).src, backend);
+        setup.node.forget_flows().unwrap();
+        setup.serve(1, &[BACKEND]);
+    }
+}
+
+#[test]
+fn what_begins_without_the_service_takes_the_place_of_what_is_over() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = two_services();
+    for family in Family::ALL {
+        let (client, service) = (pod_at(family, CLIENT, 40_000), service_at(family, 1));
+        let backend = setup.backend(&syn(client, service));
+        setup.translated(POD_EGRESS, &Packet::tcp(backend, client, flags::RST));
+        setup.ignore_counted();
+        setup.passed(POD_INGRESS, &syn(client, backend));
         assert_eq!(entries(&setup.node), [], "nothing is left of the old flow");
-        setup.passed(POD_EGRESS, &datagram(backend, client));
-        assert_eq!(setup.backend(&datagram(client, service)), backend, "who asks the Service after all is answered by it");
-        assert_eq!(setup.translated(POD_EGRESS, &datagram(backend, client)).src, service);
+        setup.passed(POD_EGRESS, &accept(backend, client));
+        setup.passed(POD_INGRESS, &data(client, backend));
+    }
+}
+
+/// The client's port is in use for the very backend, which says so: it acknowledges what that connection has sent, and not the SYN. Nothing was known
+/// of that connection until then.
+#[test]
+fn what_was_there_without_the_service_keeps_its_port() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = two_services();
+    for (family, says) in Family::ALL.into_iter().flat_map(|family| [(family, flags::ACK), (family, FIN)]) {
+        let (client, service) = (pod_at(family, CLIENT, 40_000), service_at(family, 1));
+        setup.passed(POD_INGRESS, &data(client, pod_at(family, BACKEND, TARGET)));
+        let backend = setup.backend(&syn(client, service));
+        setup.ignore_counted();
+        setup.passed(POD_EGRESS, &Packet::tcp(backend, client, says));
+        setup.assert_counted(&[Reason::Foreign]);
+        setup.passed(POD_INGRESS, &data(client, backend));
+        setup.passed(POD_EGRESS, &data(backend, client));
+        setup.ignore_counted();
+
+        let moved = setup.translated(POD_INGRESS, &syn(client, service));
+        setup.assert_counted(&[Reason::NewFlow, Reason::PortCollision]);
+        assert_eq!((moved.src.ip(), moved.dst), (client.ip(), backend));
+        assert_ne!(moved.src.port(), client.port());
+        let accepts = accept(backend, moved.src);
+        assert_eq!(setup.translated(POD_EGRESS, &accepts).src, service);
+        assert_eq!(setup.translated(POD_INGRESS, &data(client, service)), data(moved.src, backend), "the next SYN gets through");
+        setup.passed(POD_EGRESS, &data(backend, client));
+        setup.passed(POD_INGRESS, &syn(client, backend));
         setup.node.forget_flows().unwrap();
     }
 }
 
-/// Its client would have to be found a backend anew, which may be another one.
+/// Any other first answer is the flow's own, and so is all that a backend says of what was picked up in mid-stream.
 #[test]
-fn a_stream_of_datagrams_does_not_give_way_until_it_is_silent() {
+fn the_first_answer_of_a_flow_is_its_own() {
     if gate::skip(NEEDS) {
         return;
     }
-    const SILENCE: u32 = 31;
     let mut setup = two_services();
-    for (family, by_client) in Family::ALL.into_iter().flat_map(|family| [(family, true), (family, false)]) {
+    let begun: [fn(SocketAddr, SocketAddr) -> Packet; 2] = [syn, data];
+    for family in Family::ALL {
         let (client, service) = (pod_at(family, CLIENT, 40_000), service_at(family, 1));
-        let backend = setup.backend(&datagram(client, service));
-        age(&mut setup.node);
-        if by_client {
-            setup.backend(&datagram(client, service));
-        } else {
-            setup.translated(POD_EGRESS, &datagram(backend, client));
+        for (begins, answer) in [(0, flags::SYN | flags::ACK), (0, flags::RST | flags::ACK), (0, flags::SYN), (1, flags::ACK), (1, FIN)] {
+            let backend = setup.backend(&begun[begins](client, service));
+            assert_eq!(setup.translated(POD_EGRESS, &Packet::tcp(backend, client, answer)).src, service);
+            setup.node.forget_flows().unwrap();
         }
-        setup.passed(POD_INGRESS, &datagram(client, backend));
-        assert_eq!(entries(&setup.node).len(), 2);
-        assert_eq!(setup.translated(POD_EGRESS, &datagram(backend, client)).src, service);
-
-        setup.node.age_flows(SILENCE).unwrap();
-        setup.passed(POD_INGRESS, &datagram(client, backend));
-        assert_eq!(entries(&setup.node), []);
+        // The client's entry is lost: what was seen of it is not known.
+        let backend = setup.backend(&syn(client, service));
+        evict(&mut setup.node, Side::Ingress, Protocol::Tcp, client, service);
+        assert_eq!(setup.translated(POD_EGRESS, &data(backend, client)).src, service);
+        setup.node.forget_flows().unwrap();
+        // And once it has answered it may say what it likes.
+        let backend = setup.backend(&syn(client, service));
+        setup.translated(POD_EGRESS, &accept(backend, client));
+        assert_eq!(setup.translated(POD_EGRESS, &data(backend, client)).src, service);
+        setup.node.forget_flows().unwrap();
     }
 }
 

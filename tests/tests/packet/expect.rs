@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bytemuck::Pod;
-use proxy_common::{Address as _, Flow, FlowKey, FlowState, Port, Protocol, Side, Tuple, V4, V6, reason::Reason};
+use proxy_common::{Address as _, BackendRef, Flow, FlowKey, FlowState, Port, Protocol, ServiceId, Side, Tuple, V4, V6, reason::Reason};
 use proxy_daemon::{maps::Direction, model::ServicePortName, net::Role};
 use serde_json::{Value, json};
 use shunt_tests::{
@@ -158,6 +158,11 @@ pub(crate) fn syn(src: SocketAddr, dst: SocketAddr) -> Packet {
     Packet::tcp(src, dst, flags::SYN)
 }
 
+/// The answer to a SYN, by which a connection is accepted.
+pub(crate) fn accept(src: SocketAddr, dst: SocketAddr) -> Packet {
+    Packet::tcp(src, dst, flags::SYN | flags::ACK)
+}
+
 pub(crate) fn data(src: SocketAddr, dst: SocketAddr) -> Packet {
     Packet::tcp(src, dst, flags::ACK | flags::PSH).payload("data")
 }
@@ -198,7 +203,8 @@ where
 }
 
 fn entry<F: OfFamily>(key: &FlowKey<F>, flow: &Flow<F>) -> Entry {
-    assert_ne!(flow.backend, proxy_common::BackendRef::NONE);
+    let is_services = flow.owner.service() != ServiceId::NONE;
+    assert_eq!(flow.backend != BackendRef::NONE, is_services, "who has a Service has a backend of it, and nobody else");
     Entry {
         side: if key.side == 0 { Side::Ingress } else { Side::Egress },
         protocol: Protocol::from_wire(key.protocol).unwrap(),

@@ -3,13 +3,13 @@
 use proxy_common::reason::Reason;
 use shunt_tests::{Family, gate, packet::Packet, test_run::NEEDS};
 
-use crate::expect::{POD_EGRESS, POD_INGRESS, Setup, data, pod_at, service_at, syn};
+use crate::expect::{POD_EGRESS, POD_INGRESS, Setup, accept, data, pod_at, service_at, syn};
 
 /// For each family, a packet to the Service and the answer to it.
 fn exchanges() -> [[Packet; 2]; 2] {
     Family::ALL.map(|family| {
         let (client, backend) = (pod_at(family, 3, 40_000), pod_at(family, 10, 8080));
-        [data(client, service_at(family, 1)), data(backend, client)]
+        [data(client, service_at(family, 1)), accept(backend, client)]
     })
 }
 

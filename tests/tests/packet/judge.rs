@@ -91,8 +91,9 @@ impl Judge {
         match (case.ran.verdict, &fates[..]) {
             (Verdict::Next | Verdict::Redirect, []) => {
                 let to = case.translated()?;
+                let is_right = is_known || self.makes_way(case, &sent, &to);
                 self.remember(&sent, &to);
-                if is_known { Ok(()) } else { case.expect_target(&expected, &to, &self.masquerade) }
+                if is_right { Ok(()) } else { case.expect_target(&expected, &to, &self.masquerade) }
             }
             (Verdict::Next, [Class::Pass]) if case.reasons.contains(&Reason::Foreign) => {
                 case.untouched(&fates)?;
@@ -120,17 +121,27 @@ impl Judge {
         let sent = read(case.sent, case.l3).ok_or("XDP changed what is none of ours")?;
         let to = case.translated()?;
         let expected = Tracer::new(&self.plans, &self.masquerade).trace(case.hook, seen(case.sent, &sent));
-        let is_known = self.flows.contains(&(sent.protocol, sent.src, sent.dst));
+        let is_right = self.flows.contains(&(sent.protocol, sent.src, sent.dst)) || self.makes_way(case, &sent, &to);
         self.remember(&sent, &to);
-        if is_known { Ok(()) } else { case.expect_target(&expected, &to, &self.masquerade) }
+        if is_right { Ok(()) } else { case.expect_target(&expected, &to, &self.masquerade) }
     }
 
-    /// Judges a packet of a foreign flow: it leaves as an answer of a frontend's would, or answers one that did.
+    /// Whether the packet is none of a Service's and keeps all but its port, by which it would be answered in a flow's name.
+    fn makes_way(&self, case: &Case<'_>, sent: &Wire, to: &Wire) -> bool {
+        let is_taken = self.flows.contains(&(sent.protocol, sent.dst, sent.src));
+        is_taken && case.reasons.contains(&Reason::PortCollision) && (to.src.ip(), to.dst) == (sent.src.ip(), sent.dst)
+    }
+
+    /// Judges a packet of a foreign flow: it leaves as an answer of a frontend's would, or answers one that did; or as an answer of a flow's, whose
+    /// port it had first.
     fn foreign(&mut self, hook: Hook, sent: &Wire) -> Result<(), String> {
         let Direction::Egress = hook.direction else {
             let is_answer = self.foreign.contains(&(sent.protocol, sent.src, sent.dst));
             return if is_answer { Ok(()) } else { Err("it answers nobody".to_owned()) };
         };
+        if self.flows.contains(&(sent.protocol, sent.src, sent.dst)) {
+            return Ok(());
+        }
         self.foreign.insert((sent.protocol, sent.dst, sent.src));
         let protocol = Protocol::from_wire(sent.protocol).ok_or("no service has such a protocol")?;
         let frontend = FrontendAddr { addr: sent.src.ip(), port: sent.src.port(), protocol };

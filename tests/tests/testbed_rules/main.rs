@@ -6,4 +6,6 @@ mod scene;
 #[cfg(test)]
 mod fields;
 #[cfg(test)]
+mod one_port;
+#[cfg(test)]
 mod stand_in;
