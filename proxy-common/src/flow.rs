@@ -5,7 +5,11 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{BackendRef, Family, Port, Protocol, ServiceId, V4, V6, filter::Place, layout::pod};
+use crate::{
+    BackendRef, Family, Port, Protocol, ServiceId, V4, V6,
+    filter::{About, Place},
+    layout::pod,
+};
 
 /// Which hooks of a device an entry is for.
 ///
@@ -45,8 +49,8 @@ impl<F: Family> Tuple<F> {
     #[inline(always)]
     pub fn place(&self, side: Side) -> Place {
         match side {
-            Side::Ingress => Place::of(self.dst, self.dst_port),
-            Side::Egress => Place::of(self.src, self.src_port),
+            Side::Ingress => Place::of(About::Entering, self.dst, self.dst_port),
+            Side::Egress => Place::of(About::Leaving, self.src, self.src_port),
         }
     }
 }

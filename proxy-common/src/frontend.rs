@@ -6,7 +6,11 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{Family, Port, Protocol, RangeWord, RowIndex, ServiceId, V4, V6, filter::Place, layout::pod};
+use crate::{
+    Family, Port, Protocol, RangeWord, RowIndex, ServiceId, V4, V6,
+    filter::{About, Place},
+    layout::pod,
+};
 
 /// The key of `FRONTENDS_V4` (8 bytes) and `FRONTENDS_V6` (24 bytes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,7 +39,7 @@ impl<F: Family> FrontendKey<F> {
     /// The place in the service filter that must be marked while the frontend is there.
     #[inline(always)]
     pub fn place(&self) -> Place {
-        Place::of(self.addr, self.port)
+        Place::of(About::Entering, self.addr, self.port)
     }
 }
 

@@ -3,7 +3,7 @@
 //! The kernel keeps 15 bytes of a name. `docs/maps.md` has a row for each map: key, value, unit, writer, readers, eviction, memory.
 
 /// The version of all types in pinned maps. Maps of another version are not read: they are made anew beside the old ones.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// The most frontends of a family, unless the flag says otherwise.
 pub const DEFAULT_FRONTENDS: u32 = 65_536;

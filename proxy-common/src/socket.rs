@@ -5,7 +5,11 @@
 
 use bytemuck::Zeroable;
 
-use crate::{BackendRef, Family, Port, Protocol, ServiceId, V4, V6, layout::pod};
+use crate::{
+    BackendRef, Family, Port, Protocol, ServiceId, V4, V6,
+    filter::{About, Place},
+    layout::pod,
+};
 
 /// By what an entry is found, besides the socket: what the address and the port of its key are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +80,14 @@ pub struct SocketPeer<F: Family> {
     pub connected: u32,
     /// Always zero.
     pub reserved: u32,
+}
+
+impl<F: Family> SocketPeer<F> {
+    /// The place in the service filter that must be marked while the entry is there.
+    #[inline(always)]
+    pub fn place(&self) -> Place {
+        Place::of(About::Given, self.addr, self.port)
+    }
 }
 
 pod!(SocketPeer<V4>: 32 { dialled, addr, dialled_port, port, backend, service, last_used, connected, reserved });

@@ -1,15 +1,15 @@
 //! Takes marks of the service filter back when nothing is known there any more.
 //!
-//! In: the frontends, and every entry of the flow tables. A mark is set before what it stands for is inserted, so whoever finds no entry must
+//! In: the frontends, and every entry of the tables of flows and of sockets. A mark is set before what it stands for is inserted, so whoever finds no entry must
 //! wait before he takes the mark away: each round makes the marks of the one before old, sets those of all that is there anew, and takes back what
 //! was old and stayed so. Between two rounds far more time passes than between a mark and its entry. Until then a mark costs a look-up in vain.
 
 use bytemuck::Pod;
-use proxy_common::{Family, FlowKey, FrontendKey, V4, V6};
+use proxy_common::{Family, FlowKey, FrontendKey, SocketPeer, V4, V6};
 
 use crate::maps::{Error, Filter, FrontendTable, KernelMaps};
 
-/// A round, which must be shown all flows before it ends. One that is dropped before takes nothing back.
+/// A round, which must be shown all flows and sockets before it ends. One that is dropped before takes nothing back.
 pub struct Round<'a> {
     filter: &'a Filter,
 }
@@ -27,6 +27,11 @@ impl<'a> Round<'a> {
         self.filter.mark(key.place())
     }
 
+    /// The same of a socket that was given a backend.
+    pub fn see_socket<F: Family>(&self, peer: &SocketPeer<F>) -> Result<(), Error> {
+        self.filter.mark(peer.place())
+    }
+
     /// Takes back the marks of what nobody has shown.
     pub fn end(self) -> Result<(), Error> {
         let marks = self.filter.age()?;
@@ -35,12 +40,14 @@ impl<'a> Round<'a> {
     }
 }
 
-/// Marks all frontends and flows: before programs are attached, for somebody may have removed the marks alone, and they look nothing up that is
+/// Marks all frontends, flows and sockets: before programs are attached, for somebody may have removed the marks alone, and they look nothing up that is
 /// not marked.
 pub fn mark_all(maps: &KernelMaps) -> Result<(), Error> {
     let round = Round::begin(&maps.filter, &maps.frontends4, &maps.frontends6)?;
     maps.flows4.walk(|key, _| round.see(key))?;
-    maps.flows6.walk(|key, _| round.see(key))
+    maps.flows6.walk(|key, _| round.see(key))?;
+    maps.sockets4.walk(|_, peer| round.see_socket(peer))?;
+    maps.sockets6.walk(|_, peer| round.see_socket(peer))
 }
 
 fn mark<F: Family>(filter: &Filter, frontends: &FrontendTable<F>) -> Result<(), Error>

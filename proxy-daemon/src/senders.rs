@@ -14,8 +14,14 @@ use crate::maps::{Error, SocketTable};
 /// As of flows.
 const SILENCE: Duration = Duration::from_mins(2);
 
-/// Removes the entries that nobody has sent by for too long. Yields how many there are, and how many of them were removed.
-pub fn forget<F: Family>(sockets: &mut SocketTable<F>, now: u32, hz: u32) -> Result<(u64, u64), Error>
+/// Removes the entries that nobody has sent by for too long, and shows all of them before. Yields how many there are, and how many of them were
+/// removed.
+pub fn forget<F: Family>(
+    sockets: &mut SocketTable<F>,
+    now: u32,
+    hz: u32,
+    mut see: impl FnMut(&SocketPeer<F>) -> Result<(), Error>,
+) -> Result<(u64, u64), Error>
 where
     SocketKey<F>: Pod,
     SocketPeer<F>: Pod,
@@ -26,7 +32,7 @@ where
         if is_silent(peer, now, hz) {
             silent.push(*key);
         }
-        Ok(())
+        see(peer)
     })?;
     let mut removed = 0;
     for key in silent {

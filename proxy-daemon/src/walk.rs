@@ -47,29 +47,29 @@ impl Walker {
         self.walks += 1;
         let (now, hz) = (self.clock.now()?, self.maps.node()?.hz);
         let (sources4, sources6) = (self.maps.snat4()?, self.maps.snat6()?);
-        let KernelMaps { flows4, flows6, frontends4, frontends6, filter, .. } = &mut self.maps;
+        let KernelMaps { flows4, flows6, frontends4, frontends6, sockets4, sockets6, filter, .. } = &mut self.maps;
         let round =
             if self.walks.is_multiple_of(FILTER_EVERY) { Some(filter::Round::begin(filter, frontends4, frontends6)?) } else { None };
         let entries4 = self.seen4.walk(Expiry { flows: flows4, frontends: frontends4, now, hz }, round.as_ref(), sources4.into_values())?;
         let entries6 = self.seen6.walk(Expiry { flows: flows6, frontends: frontends6, now, hz }, round.as_ref(), sources6.into_values())?;
+        let called4 = forget(sockets4, now, hz, round.as_ref())?;
+        let called6 = forget(sockets6, now, hz, round.as_ref())?;
         round.map_or(Ok(()), filter::Round::end)?;
         self.metrics.note_fill(maps::FLOWS_V4, entries4, self.maps.flows4.capacity().into());
         self.metrics.note_fill(maps::FLOWS_V6, entries6, self.maps.flows6.capacity().into());
-        let entries4 = forget(&mut self.maps.sockets4, now, hz)?;
-        let entries6 = forget(&mut self.maps.sockets6, now, hz)?;
-        self.metrics.note_fill(maps::SOCKETS_V4, entries4, self.maps.sockets4.capacity().into());
-        self.metrics.note_fill(maps::SOCKETS_V6, entries6, self.maps.sockets6.capacity().into());
+        self.metrics.note_fill(maps::SOCKETS_V4, called4, self.maps.sockets4.capacity().into());
+        self.metrics.note_fill(maps::SOCKETS_V6, called6, self.maps.sockets6.capacity().into());
         Ok(())
     }
 }
 
 /// Yields how many entries are left.
-fn forget<F: Family>(sockets: &mut SocketTable<F>, now: u32, hz: u32) -> Result<u64>
+fn forget<F: Family>(sockets: &mut SocketTable<F>, now: u32, hz: u32, round: Option<&filter::Round<'_>>) -> Result<u64>
 where
     SocketKey<F>: Pod,
     SocketPeer<F>: Pod,
 {
-    let (entries, removed) = senders::forget(sockets, now, hz)?;
+    let (entries, removed) = senders::forget(sockets, now, hz, |peer| round.map_or(Ok(()), |round| round.see_socket(peer)))?;
     tracing::debug!(family = F::SUFFIX, entries, removed, "sockets");
     Ok(entries - removed)
 }

@@ -1,16 +1,22 @@
-//! Letting packets go of which nothing can be known, after one array read: most of those of no service.
+//! Letting packets go of which nothing can be known, after an array read or two: most of those of no service.
 
 use proxy_common::{
-    FlowKey, Side, Tuple,
+    Side,
     filter::{FRESH, Place, UNMARKED},
 };
 
-use crate::{ip::Ip, maps::FILTER};
+use crate::{ip::Ip, maps::FILTER, parse::Packet};
 
-/// Whether a flow or a frontend may be found for a packet with this tuple at this side of a device.
+/// Whether anything may be found that a packet has to do with at this side of a device: the flow that it is of, or the frontend that it goes to.
+/// Or what begins is to be answered in the way of a flow's answers, which what enters the node is asked besides; or what leaves comes from a frontend,
+/// without being a Service's.
 #[inline(always)]
-pub fn admits<F: Ip>(tuple: &Tuple<F>, side: Side) -> bool {
-    is_marked(tuple.place(side))
+pub fn admits<F: Ip>(packet: &Packet<F>, side: Side) -> bool {
+    let answers = packet.tuple.reversed();
+    match side {
+        Side::Ingress => is_marked(packet.tuple.place(side)) || packet.may_move() && is_marked(answers.place(Side::Egress)),
+        Side::Egress => is_marked(packet.tuple.place(side)) || is_marked(answers.place(Side::Ingress)),
+    }
 }
 
 /// Whether anything may be found by what has this place.
@@ -23,8 +29,8 @@ pub(crate) fn is_marked(place: Place) -> bool {
 
 /// Marks the place of an entry. That comes before the entry is inserted.
 #[inline(always)]
-pub(crate) fn mark<F: Ip>(key: &FlowKey<F>) {
-    if let Some(mark) = at(key.place()) {
+pub(crate) fn mark(place: Place) {
+    if let Some(mark) = at(place) {
         // SAFETY: a byte of the map, which has no parts that could be written at different times.
         unsafe { core::ptr::write_volatile(mark, FRESH) };
     }

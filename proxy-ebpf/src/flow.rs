@@ -183,7 +183,7 @@ pub fn scratch<F: Ip>() -> Step<&'static mut Scratch<F>> {
 /// Inserts an entry where none is.
 #[inline(always)]
 pub(crate) fn insert_new<F: Ip>(key: &FlowKey<F>, flow: &Flow<F>) -> bool {
-    mark(key);
+    mark(key.place());
     F::flows().insert(key, flow, u64::from(BPF_NOEXIST)).is_ok()
 }
 

@@ -28,7 +28,7 @@ use crate::{
 #[inline(always)]
 pub fn to_backend<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
     let packet = parse::<F, C>(ctx)?;
-    if !admits(&packet.tuple, Side::Ingress) {
+    if !admits(&packet, Side::Ingress) {
         return Err(nobody::<F>(packet.tuple.dst));
     }
     let way = flow::find(&packet, Side::Ingress).ok_or(End::UNKNOWN)?;
@@ -39,7 +39,7 @@ pub fn to_backend<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
 #[inline(always)]
 pub fn from_backend<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
     let packet = parse::<F, C>(ctx)?;
-    if !admits(&packet.tuple, Side::Egress) {
+    if !admits(&packet, Side::Egress) {
         return Err(End::pass(Reason::NoService));
     }
     let way = flow::find(&packet, Side::Egress).ok_or_else(|| stranger(&packet))?;
@@ -139,7 +139,7 @@ pub fn stand_in<F: Ip, C: PacketCtx>(ctx: &C) -> End {
 #[inline(always)]
 pub fn early<F: Ip, C: PacketCtx>(ctx: &mut C) -> Step<Verdict> {
     let packet = parse::<F, C>(ctx)?;
-    if !admits(&packet.tuple, Side::Ingress) {
+    if !admits(&packet, Side::Ingress) {
         return Err(End::pass(Reason::NoService));
     }
     if has_begun_checksum(ctx, &packet)? {
@@ -192,7 +192,7 @@ pub fn aside<F: Ip, C: PacketCtx>(ctx: &mut C, side: Side) -> Step<Verdict> {
         Piece::Later(id) => follow(ctx, &l3, id, side),
         Piece::First(id) => {
             let packet = parse_l4::<F, C>(ctx, &l3).or(Err(End::pass(Reason::Fragment)))?;
-            if admits(&packet.tuple, side) {
+            if admits(&packet, side) {
                 fragment::note(&packet, id);
             }
             Err(End::RARE)
@@ -206,7 +206,7 @@ pub fn aside<F: Ip, C: PacketCtx>(ctx: &mut C, side: Side) -> Step<Verdict> {
 #[inline(always)]
 pub fn rare_to_backend<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Verdict> {
     let packet = parse_first::<F, C>(ctx)?;
-    if !admits(&packet.tuple, Side::Ingress) {
+    if !admits(&packet, Side::Ingress) {
         return Err(judge::<F>(packet.tuple.dst, packet.may_move(), Reason::NoService));
     }
     let way = flow::find(&packet, Side::Ingress).ok_or(End::UNKNOWN)?;
@@ -217,7 +217,7 @@ pub fn rare_to_backend<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Verdict> {
 #[inline(always)]
 pub fn rare_from_backend<F: Ip, C: PacketCtx>(ctx: &C) -> Step<Verdict> {
     let packet = parse_first::<F, C>(ctx)?;
-    if !admits(&packet.tuple, Side::Egress) {
+    if !admits(&packet, Side::Egress) {
         return Err(End::pass(Reason::NoService));
     }
     let way = flow::find(&packet, Side::Egress).ok_or_else(|| stranger(&packet))?;

@@ -12,12 +12,14 @@ use aya_ebpf::{
     helpers::generated::bpf_get_prandom_u32,
 };
 use proxy_common::{
-    Backend, By, FrontendKey, FrontendRef, Port, Protocol, RowFlags, ServiceId, SocketKey, SocketPeer, Sockets, reason::Reason,
+    Backend, By, FrontendKey, FrontendRef, Port, Protocol, RowFlags, ServiceId, SocketKey, SocketPeer, Sockets,
+    filter::{About, Place},
+    reason::Reason,
 };
 
 use crate::{
     counters::{count, count_flow},
-    filter::is_marked,
+    filter::{is_marked, mark},
     flow::lives,
     frontend::{self, Row, Scope},
     ip::Ip,
@@ -119,6 +121,12 @@ impl Caller {
         let served = settings::sockets();
         if self.is_host { served.has(Sockets::HOST) } else { served.serve_pods(self.protocol) }
     }
+}
+
+/// Whether any socket may have been given this peer for a backend. Asked before anything else is found out about a socket: most have never called.
+#[inline(always)]
+pub fn may_be_given<F: Ip>(peer: Peer<F>) -> bool {
+    is_marked(Place::of(About::Given, peer.0, peer.1))
 }
 
 /// What a process is shown where the kernel says that it hears from, or speaks to, `peer`.
@@ -289,6 +297,7 @@ fn record<F: Ip>(caller: &Caller, chosen: &Backend<F>, dialled: Peer<F>, call: C
         connected: u32::from(call == Call::Connect),
         reserved: 0,
     };
+    mark(entry.place());
     // One that finds no room is not remembered: the call goes where it goes all the same.
     let first = SocketKey::first(caller.cookie, caller.protocol);
     let key = |peer, by| SocketKey::<F>::new(caller.cookie, peer, caller.protocol, by);

@@ -3,7 +3,7 @@
 //! One for each call and family. A socket of IPv6 may speak IPv4 (RFC 4291, section 2.5.5.2): such addresses are looked up as what they stand for.
 
 use aya_ebpf::{
-    bindings::bpf_sock_addr,
+    bindings::{bpf_sock, bpf_sock_addr},
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
     macros::{cgroup_sock, cgroup_sock_addr},
     programs::{SockAddrContext, SockContext},
@@ -70,13 +70,38 @@ pub(crate) fn sock_release(ctx: SockContext) -> i32 {
     let number = unsafe { (*sock).protocol };
     let Some(protocol) = protocol(number) else { return GO_ON };
     // SAFETY: as above.
+    let has_v6 = unsafe { (*sock).family } == AF_INET6;
+    // SAFETY: as above.
+    if protocol == Protocol::Tcp && !unsafe { may_have_called(sock, has_v6) } {
+        return GO_ON;
+    }
+    // SAFETY: as above.
     let cookie = unsafe { bpf_get_socket_cookie(sock.cast()) };
     sock::release::<V4>(cookie, protocol);
-    // SAFETY: as above.
-    if unsafe { (*sock).family } == AF_INET6 {
+    if has_v6 {
         sock::release::<V6>(cookie, protocol);
     }
     GO_ON
+}
+
+/// Whether a socket of TCP may have been given its peer when it called: one that was accepted has not, and is spared the look-ups. One without a peer
+/// may have had one. (What has been connected in both families one after the other may lose this way what is left of the first, to be evicted.)
+///
+/// # Safety
+/// The context is the one that the kernel gave to the program.
+#[inline(always)]
+unsafe fn may_have_called(sock: *const bpf_sock, has_v6: bool) -> bool {
+    // SAFETY: the caller's promise.
+    let port = Port::from_wire(unsafe { (*sock).dst_port }.to_ne_bytes());
+    // SAFETY: as above.
+    let v4: Addr4 = bytemuck::cast(unsafe { (*sock).dst_ip4 });
+    if port == Port::from_host(0) || sock::may_be_given::<V4>((v4, port)) {
+        return true;
+    }
+    // SAFETY: as above.
+    let v6 = unsafe { &raw const (*sock).dst_ip6 };
+    // SAFETY: as above.
+    has_v6 && sock::may_be_given::<V6>((bytemuck::cast(unsafe { words(v6) }), port))
 }
 
 /// Where a call has an address: in words of 32 bits, which alone every kernel lets programs read and write.
@@ -273,7 +298,10 @@ fn dial<P: Place>(call: *mut bpf_sock_addr, what: Call) -> i32 {
 /// A call that is told from where, or to where.
 #[inline(always)]
 fn show<P: Place>(call: *mut bpf_sock_addr) -> i32 {
-    if let Some(dialled) = caller(call).and_then(|caller| sock::shown::<P::Family>(&caller, peer::<P>(call))) {
+    let peer = peer::<P>(call);
+    if sock::may_be_given::<P::Family>(peer)
+        && let Some(dialled) = caller(call).and_then(|caller| sock::shown::<P::Family>(&caller, peer))
+    {
         set_peer::<P>(call, dialled);
     }
     GO_ON

@@ -6,8 +6,10 @@ use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData};
 use bytemuck::Pod;
 use proxy_common::{
-    Addr4, Addr6, Affinity, AffinityKey, Family, Flow, FlowKey, FragmentKey, Port, Ports, ServiceCounters, V4, V6, filter::Place,
-    maps as names, reason::Reason,
+    Addr4, Addr6, Affinity, AffinityKey, Family, Flow, FlowKey, FragmentKey, Port, Ports, ServiceCounters, V4, V6,
+    filter::{About, Place},
+    maps as names,
+    reason::Reason,
 };
 use proxy_daemon::{
     datapath::Clock,
@@ -86,12 +88,12 @@ impl TestNode {
         Ok(round.end()?)
     }
 
-    /// Whether the service filter has a mark at the place of an address and a port.
-    pub fn is_marked(&self, end: SocketAddr) -> Result<bool> {
+    /// Whether the service filter says that something may be known of an address and a port.
+    pub fn is_marked(&self, about: About, end: SocketAddr) -> Result<bool> {
         let port = Port::from_host(end.port());
         let place = match end.ip() {
-            IpAddr::V4(ip) => Place::of(Addr4::from_wire(ip.octets()), port),
-            IpAddr::V6(ip) => Place::of(Addr6::from_wire(ip.octets()), port),
+            IpAddr::V4(ip) => Place::of(about, Addr4::from_wire(ip.octets()), port),
+            IpAddr::V6(ip) => Place::of(about, Addr6::from_wire(ip.octets()), port),
         };
         Ok(self.maps.filter.is_marked(place)?)
     }

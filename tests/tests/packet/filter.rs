@@ -1,6 +1,6 @@
 //! The service filter: a packet is looked up wherever something is known, and after a while nowhere else.
 
-use proxy_common::reason::Reason;
+use proxy_common::{filter::About, reason::Reason};
 use shunt_tests::{Family, gate, packet::Packet, test_run::NEEDS};
 
 use crate::expect::{POD_EGRESS, POD_INGRESS, Setup, accept, data, pod_at, service_at, syn};
@@ -17,7 +17,9 @@ fn exchanges() -> [[Packet; 2]; 2] {
 #[track_caller]
 fn assert_forgotten(setup: &mut Setup) {
     for [question, answer] in exchanges() {
-        assert!(!setup.node.is_marked(question.dst).unwrap() && !setup.node.is_marked(answer.src).unwrap());
+        assert!(
+            !setup.node.is_marked(About::Entering, question.dst).unwrap() && !setup.node.is_marked(About::Leaving, answer.src).unwrap()
+        );
         for (hook, packet) in [(POD_INGRESS, question), (POD_EGRESS, answer)] {
             let frame = packet.build();
             assert_eq!(setup.node.run(hook, &frame).unwrap().frame, frame);
@@ -47,7 +49,10 @@ fn marks_stay_as_long_as_a_frontend_or_a_flow() {
         }
     }
     setup.node.forget_flows().unwrap();
-    assert!(exchanges().iter().all(|[question, _]| setup.node.is_marked(question.dst).unwrap()), "only the daemon takes marks back");
+    assert!(
+        exchanges().iter().all(|[question, _]| setup.node.is_marked(About::Entering, question.dst).unwrap()),
+        "only the daemon takes marks back"
+    );
     setup.node.age_filter().unwrap();
     setup.ignore_counted();
     assert_forgotten(&mut setup);
@@ -55,6 +60,22 @@ fn marks_stay_as_long_as_a_frontend_or_a_flow() {
     for [question, answer] in exchanges() {
         setup.backend(&syn(question.src, question.dst));
         setup.translated(POD_EGRESS, &answer);
+    }
+}
+
+/// What goes to a backend by itself is not looked up for what its clients at Services have there.
+#[test]
+fn a_flows_answers_mark_nothing_where_packets_enter() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    setup.serve(1, &[10]);
+    for [question, answer] in exchanges() {
+        setup.backend(&question);
+        assert!(setup.node.is_marked(About::Leaving, answer.src).unwrap());
+        assert!(!setup.node.is_marked(About::Entering, answer.src).unwrap());
+        setup.passed(POD_INGRESS, &data(answer.dst, answer.src));
     }
 }
 
