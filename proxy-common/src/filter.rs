@@ -90,15 +90,15 @@ mod tests {
     #[test]
     fn places_are_spread() {
         fn check<A: Address>(addr: impl Fn([u8; 4]) -> A) {
-            let mut places = [0; 20_000];
+            let mut places = [0; 4_000];
             for (n, place) in (0_u32..).zip(&mut places) {
                 let (about, port) = if n % 2 == 0 { (About::Entering, 80) } else { (About::Leaving, 8080) };
                 *place = Place::of(about, addr((0x0a60_0000 + n / 2).to_be_bytes()), Port::from_host(port)).0;
             }
             places.sort_unstable();
             let shared = places.windows(2).filter(|pair| pair[0] == pair[1]).count();
-            // Of places by chance it would be some 740.
-            assert!(shared < 900, "{shared} of 20,000 pairs share a place");
+            // Of places by chance it would be some 30.
+            assert!(shared < 60, "{shared} of 4,000 pairs share a place");
         }
         check(Addr4::from_wire);
         check(|[a, b, c, d]| Addr6::from_wire([0xfd, 0, 0, a, 0, b, 0, 0, 0, 0, 0, 0, 0, 0, c, d]));

@@ -40,14 +40,15 @@ impl<'a> Round<'a> {
     }
 }
 
-/// Marks all frontends, flows and sockets: before programs are attached, for somebody may have removed the marks alone, and they look nothing up that is
-/// not marked.
-pub fn mark_all(maps: &KernelMaps) -> Result<(), Error> {
+/// A round that has been shown all there is. It marks everything before programs are attached, for somebody may have removed the marks alone, and they
+/// look nothing up that is not marked.
+pub fn whole_round(maps: &KernelMaps) -> Result<Round<'_>, Error> {
     let round = Round::begin(&maps.filter, &maps.frontends4, &maps.frontends6)?;
     maps.flows4.walk(|key, _| round.see(key))?;
     maps.flows6.walk(|key, _| round.see(key))?;
     maps.sockets4.walk(|_, peer| round.see_socket(peer))?;
-    maps.sockets6.walk(|_, peer| round.see_socket(peer))
+    maps.sockets6.walk(|_, peer| round.see_socket(peer))?;
+    Ok(round)
 }
 
 fn mark<F: Family>(filter: &Filter, frontends: &FrontendTable<F>) -> Result<(), Error>

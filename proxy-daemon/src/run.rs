@@ -68,7 +68,7 @@ async fn serve(config: Config) -> Result<()> {
     let (mut loaded, options) = load(&pins, options)?;
     let hooks = hooks.filter(|_| options.sockets != Sockets::NONE);
     let kernel = KernelMaps::open(&pins)?;
-    filter::mark_all(&kernel)?;
+    filter::whole_round(&kernel)?;
     let (node_ips, node_ips_seen) = watch::channel(node_ips_before(&kernel, &pins, &config.node_name)?);
     let network = net::follow(config.rules(), node_ips_seen).await.context("following the node's network")?;
     let metrics = Metrics::default();

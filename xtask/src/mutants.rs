@@ -58,6 +58,8 @@ const fn mutant(file: &'static str, right: &'static str, wrong: &'static str) ->
 /// Files are those of `proxy-ebpf/src`. The text that is right stands there exactly once.
 const MUTANTS: &[Mutant] = &[
     mutant("filter.rs", "read_volatile(mark) != UNMARKED", "read_volatile(mark) == UNMARKED"),
+    mutant("filter.rs", "|| packet.may_move() && is_marked(answers.place(Side::Egress))", ""),
+    mutant("filter.rs", "|| is_marked(answers.place(Side::Ingress))", ""),
     mutant("flow.rs", "if packet.may_move() && !state.has(FlowState::REPLY) {", "if packet.may_move() && state.has(FlowState::REPLY) {"),
     mutant("flow.rs", "if !lives(flow.backend) {", "if false {"),
     mutant("flow.rs", "if packet.flags.opens() && forget_if_over(&key, &flow) {", "if false {"),
@@ -159,6 +161,9 @@ const SOCKET_MUTANTS: &[Mutant] = &[
     mutant("sock.rs", "is_for_packets(&row) || namespace::has_rules::<F>()", "is_for_packets(&row)"),
     mutant("sock.rs", "        Err(end) if caller.is_host => answer(end),\n", ""),
     mutant("sock.rs", "insert(&key(backend(held), By::Backend), held, BPF_ANY);", ""),
+    mutant("sock.rs", "    mark(entry.place());\n", ""),
+    mutant("entry/cgroup.rs", "port == Port::from_host(0) || sock", "sock"),
+    mutant("entry/cgroup.rs", "has_v6 && sock::may_be_given", "false && sock::may_be_given"),
     mutant("sock.rs", "connected: u32::from(call == Call::Connect),", "connected: 0,"),
     mutant("sock.rs", "&& sends_to(held, dialled)", "&& what_was_dialled(held) == dialled"),
     mutant("sock.rs", "if row.flags.has(RowFlags::SOURCE_RANGES) && !frontend::may_use", "if false && !frontend::may_use"),

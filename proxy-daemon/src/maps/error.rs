@@ -26,6 +26,9 @@ pub enum Error {
 impl Error {
     /// Whether the map said that it has no such key.
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Read { source: MapError::KeyNotFound, .. } | Self::Write { source: MapError::KeyNotFound, .. })
+        let (Self::Read { source, .. } | Self::Write { source, .. }) = self else { return false };
+        // A look-up says the one, a removal the other.
+        let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        matches!(source, MapError::KeyNotFound) || matches!(source, MapError::SyscallError(error) if is_missing(&error.io_error))
     }
 }

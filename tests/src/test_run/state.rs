@@ -1,12 +1,13 @@
 //! What the maps of a node hold after its programs ran: counters, flows, marks and the clock.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData};
-use bytemuck::Pod;
+use bytemuck::{Pod, Zeroable as _};
 use proxy_common::{
-    Addr4, Addr6, Affinity, AffinityKey, Family, Flow, FlowKey, FragmentKey, Port, Ports, ServiceCounters, V4, V6,
+    Addr4, Addr6, Affinity, AffinityKey, Family, Flow, FlowKey, FragmentKey, Port, Ports, Protocol, ServiceCounters, SocketKey, SocketPeer,
+    V4, V6,
     filter::{About, Place},
     maps as names,
     reason::Reason,
@@ -14,7 +15,7 @@ use proxy_common::{
 use proxy_daemon::{
     datapath::Clock,
     expiry::Expiry,
-    filter::Round,
+    filter::whole_round,
     maps::{FlowTable, FrontendTable, KernelMaps, Maps as _, Row},
     model::ServicePortName,
     tables::{self, Change},
@@ -81,11 +82,20 @@ impl TestNode {
 
     /// Takes marks of the service filter back as the daemon does.
     pub fn age_filter(&self) -> Result<()> {
-        let KernelMaps { filter, frontends4, frontends6, flows4, flows6, .. } = &self.maps;
-        let round = Round::begin(filter, frontends4, frontends6)?;
-        flows4.walk(|key, _| round.see(key))?;
-        flows6.walk(|key, _| round.see(key))?;
-        Ok(round.end()?)
+        Ok(whole_round(&self.maps)?.end()?)
+    }
+
+    /// Has a socket be one that was given a backend, as a program would note it, or not any more.
+    pub fn set_socket_given(&mut self, given: bool, to: SocketAddrV4) -> Result<()> {
+        let key = SocketKey::<V4>::first(1, Protocol::Tcp);
+        if !given {
+            return Ok(self.maps.sockets4.remove(&key)?);
+        }
+        let (addr, port) = (Addr4::from_wire(to.ip().octets()), Port::from_host(to.port()));
+        let path = self.pins.maps().join(names::SOCKETS_V4);
+        let mut map: HashMap<_, Row<SocketKey<V4>>, Row<SocketPeer<V4>>> = Map::from_map_data(MapData::from_pin(path)?)?.try_into()?;
+        map.insert(Row(key), Row(SocketPeer { addr, port, connected: 1, ..SocketPeer::zeroed() }), 0)?;
+        Ok(())
     }
 
     /// Whether the service filter says that something may be known of an address and a port.

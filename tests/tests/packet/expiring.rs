@@ -11,7 +11,8 @@ use shunt_tests::{
 };
 
 use crate::expect::{
-    Entry, POD_EGRESS, Setup, age, data, datagram, entries, evict, forward, is_just_now, pod_at, service_at, syn, touch, undisturbed,
+    Entry, POD_EGRESS, POD_INGRESS, Setup, age, data, datagram, entries, evict, forward, is_just_now, pod_at, service_at, syn, touch,
+    undisturbed,
 };
 
 const MINUTE: u32 = 60;
@@ -221,6 +222,24 @@ fn datagrams_of_a_frontend_that_is_gone_lose_their_flow() {
         assert!(!left.contains(&(Protocol::Udp, service_at(family, 1))));
         assert!(left.contains(&(Protocol::Tcp, service_at(family, 1))), "a connection goes on");
         assert_eq!(left.len(), 6);
+    }
+}
+
+/// They have no frontend that could be gone.
+#[test]
+fn datagrams_without_a_service_keep_their_flow_where_there_is_none() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    for family in Family::ALL {
+        let mut setup = Setup::new();
+        setup.serve(1, &[10]);
+        let (client, backend) = (pod_at(family, 3, 40_000), pod_at(family, 10, 8080));
+        setup.backend(&datagram(client, service_at(family, 1)));
+        let moved = setup.translated(POD_INGRESS, &datagram(client, backend));
+        assert_eq!(expire(&mut setup.node, 0), 0);
+        assert_eq!(setup.translated(POD_INGRESS, &datagram(client, backend)), moved);
+        assert_eq!(expire(&mut setup.node, MINUTE), 2, "both go when they are silent");
     }
 }
 

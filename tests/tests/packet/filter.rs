@@ -79,6 +79,24 @@ fn a_flows_answers_mark_nothing_where_packets_enter() {
     }
 }
 
+/// For as long as a socket is connected to it: years, perhaps.
+#[test]
+fn a_backend_that_a_socket_was_given_stays_marked() {
+    if gate::skip(NEEDS) {
+        return;
+    }
+    let mut setup = Setup::new();
+    let backend = "10.244.1.10:8080".parse().unwrap();
+    setup.node.set_socket_given(true, backend).unwrap();
+    for given in [true, false] {
+        for _ in 0..3 {
+            setup.node.age_filter().unwrap();
+        }
+        assert_eq!(setup.node.is_marked(About::Given, backend.into()).unwrap(), given);
+        setup.node.set_socket_given(false, backend).unwrap();
+    }
+}
+
 #[test]
 fn what_is_made_while_marks_are_taken_back_keeps_its_own() {
     if gate::skip(NEEDS) {
