@@ -7,9 +7,8 @@ use proxy_common::{
 
 use crate::{ip::Ip, maps::FILTER, parse::Packet};
 
-/// Whether anything may be found that a packet has to do with at this side of a device: the flow that it is of, or the frontend that it goes to.
-/// Or what begins is to be answered in the way of a flow's answers, which what enters the node is asked besides; or what leaves comes from a frontend,
-/// without being a Service's.
+/// Whether anything may be known that a packet at this side of a device has to do with: its flow, or the frontend that it goes to. What enters and begins
+/// something may also want the ports of a flow's answers, and what leaves may come from a frontend without being a Service's.
 #[inline(always)]
 pub fn admits<F: Ip>(packet: &Packet<F>, side: Side) -> bool {
     let answers = packet.tuple.reversed();

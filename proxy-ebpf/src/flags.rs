@@ -39,16 +39,16 @@ impl TcpFlags {
         self.0 & (Self::SYN | Self::ACK | Self::RST) == Self::SYN
     }
 
-    /// Whether this is neither of a connection's beginning nor breaks it off.
-    #[inline(always)]
-    pub const fn goes_on(self) -> bool {
-        self.0 & (Self::SYN | Self::ACK | Self::RST) == Self::ACK
-    }
-
     /// Whether this is the answer to such a packet.
     #[inline(always)]
     pub const fn accepts(self) -> bool {
         self.0 & (Self::SYN | Self::ACK | Self::RST) == Self::SYN | Self::ACK
+    }
+
+    /// Whether this is neither of a connection's beginning nor breaks it off.
+    #[inline(always)]
+    pub const fn goes_on(self) -> bool {
+        self.0 & (Self::SYN | Self::ACK | Self::RST) == Self::ACK
     }
 }
 
