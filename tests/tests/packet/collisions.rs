@@ -170,7 +170,9 @@ fn what_begins_without_the_service_gets_another_port() {
         // Also when the Service has other backends by now: what was dialled without it stays.
         for backends in [&[BACKEND][..], &[BACKEND + 1]] {
             setup.serve(1, backends);
+            setup.ignore_counted();
             assert_eq!(setup.translated(POD_INGRESS, &opening(client, backend)), moved, "and goes on as it began");
+            setup.assert_counted(&[]);
             age(&mut setup.node);
         }
         assert_eq!(setup.translated(POD_EGRESS, &opening(backend, moved.src)).src, backend);
@@ -225,6 +227,9 @@ fn what_was_there_without_the_service_keeps_its_port() {
         assert_eq!(setup.translated(POD_INGRESS, &data(client, service)), data(moved.src, backend), "the next SYN gets through");
         setup.passed(POD_EGRESS, &data(backend, client));
         setup.passed(POD_INGRESS, &syn(client, backend));
+        let before = entries(&setup.node);
+        setup.passed(POD_EGRESS, &syn(backend, client));
+        assert_eq!(entries(&setup.node), before, "what the backend begins to say is noted nowhere else");
         setup.node.forget_flows().unwrap();
     }
 }
