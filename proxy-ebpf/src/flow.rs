@@ -72,8 +72,10 @@ pub fn find<F: Ip>(packet: &Packet<F>, side: Side) -> Option<Way<F>> {
     let apart = core::hint::black_box(Way::of(&flow).apart);
     let state = flow.owner.state();
     if side == Side::Egress && is_anothers(packet, &key, &flow) {
-        set_state(entry, flow.owner, FlowState::REPLY.with(FlowState::FOREIGN));
-        _ = F::flows().remove(&key.partner(&flow));
+        forget(&key, &flow);
+        if let Ok(scratch) = scratch() {
+            insert_foreign(&key, &mut scratch.flow);
+        }
         return Some(Way { to: packet.tuple, apart: u32::from(FlowState::FOREIGN.bits()), service: ServiceId::NONE });
     }
     if packet.may_move() && !state.has(FlowState::REPLY) {
@@ -288,13 +290,17 @@ pub fn note_foreign<F: Ip>(packet: &Packet<F>) -> End {
     // Looked up first: an insert takes an entry from the LRU list before it finds that the key is there.
     match F::flows().get_ptr_mut(&scratch.key) {
         Some(entry) if packet.flags.rst() => break_off(entry),
-        None if !packet.flags.rst() && may_start() => {
-            scratch.flow = Flow::foreign(answers, now());
-            insert_new(&scratch.key, &scratch.flow);
-        }
+        None if !packet.flags.rst() && may_start() => insert_foreign(&scratch.key, &mut scratch.flow),
         _ => {}
     }
     End::pass(Reason::Foreign)
+}
+
+/// Has packets be left alone from now on: their entry, for which there is room.
+#[inline(always)]
+fn insert_foreign<F: Ip>(key: &FlowKey<F>, room: &mut Flow<F>) {
+    *room = Flow::foreign(key.tuple(), now());
+    insert_new(key, room);
 }
 
 /// Has a foreign flow end soon: nobody need answer to what breaks it off.

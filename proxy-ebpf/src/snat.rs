@@ -161,10 +161,8 @@ pub(crate) fn try_port<F: Ip>(port: Port) -> bool {
 /// Whether the reply entry that is there already is this flow's: its other half was lost, and this is the port it had.
 #[inline(always)]
 fn is_own<F: Ip>(scratch: &Scratch<F>) -> bool {
-    let Some(held) = F::flows().get_ptr(&scratch.reply_key) else { return false };
     // SAFETY: the entry stays readable while the program runs.
-    let held = unsafe { &*held };
-    held.tuple() == scratch.reply.tuple() && !held.owner.state().has(FlowState::FOREIGN)
+    F::flows().get_ptr(&scratch.reply_key).is_some_and(|held| unsafe { (*held).tuple() } == scratch.reply.tuple())
 }
 
 /// Whether the reply entry that is there already may serve for this flow: because it is the same flow's (its other half was lost, or

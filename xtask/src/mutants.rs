@@ -81,7 +81,6 @@ const MUTANTS: &[Mutant] = &[
     mutant("flow.rs", "!held.owner.state().has(FlowState::FOREIGN) && !forget_if_over(&key, &held)", "!forget_if_over(&key, &held)"),
     mutant("flow.rs", "has(FlowState::FOREIGN) && !forget_if_over(&key, &held)", "has(FlowState::FOREIGN)"),
     mutant("flow.rs", "!packet.flags.opens() || side == Side::Egress {", "!packet.flags.opens() {"),
-    mutant("snat.rs", "scratch.reply.tuple() && !held.owner.state().has(FlowState::FOREIGN)", "scratch.reply.tuple()"),
     mutant("flow.rs", "if !is_own && !state.has(FlowState::REPLY) {", "if false {"),
     mutant("flow.rs", "if owner.state().has(FlowState::FOREIGN) {", "if true {"),
     mutant("flow.rs", "Some(entry) if packet.flags.rst() => break_off(entry),", ""),
@@ -134,7 +133,7 @@ const MUTANTS: &[Mutant] = &[
     mutant("path.rs", "if has_begun_checksum(ctx, &packet)? {", "if false {"),
     mutant("ip/v4.rs", "(MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0", "(MORE_FRAGMENTS) != 0"),
     mutant("ip/extensions.rs", "if len > MAX_LEN {\n            break;\n        }\n        next = following;", "next = following;"),
-    mutant("flow.rs", "None if !packet.flags.rst() && may_start() => {", "None if may_start() => {"),
+    mutant("flow.rs", "None if !packet.flags.rst() && may_start() => insert", "None if may_start() => insert"),
     mutant(
         "flow.rs",
         "if !packet.flags.opens() || side == Side::Egress {\n        return End::pass(Reason::Foreign);",

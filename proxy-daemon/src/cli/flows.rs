@@ -49,10 +49,7 @@ impl Clock {
 impl FlowView {
     pub(super) fn new<F: Family>(state: &State, clock: Option<Clock>, key: &FlowKey<F>, flow: &Flow<F>) -> Self {
         let flow_state = flow.owner.state();
-        // Where the entry was a Service's before, it still says so.
-        let is_foreign = flow_state.has(FlowState::FOREIGN);
-        let service = if is_foreign { ServiceId::NONE } else { flow.owner.service() };
-        let to = if is_foreign { key.tuple() } else { flow.tuple() };
+        let service = flow.owner.service();
         Self {
             service: if service == ServiceId::NONE { String::new() } else { state.service_name(service) },
             protocol: views::protocol(key.protocol),
@@ -62,10 +59,10 @@ impl FlowView {
             destination_port: key.dst_port.to_host(),
             hook: fields::side(key.side),
             direction: if flow_state.has(FlowState::REPLY) { "reply" } else { "original" },
-            translated_source: to.src.to_ip(),
-            translated_source_port: to.src_port.to_host(),
-            translated_destination: to.dst.to_ip(),
-            translated_destination_port: to.dst_port.to_host(),
+            translated_source: flow.src.to_ip(),
+            translated_source_port: flow.src_port.to_host(),
+            translated_destination: flow.dst.to_ip(),
+            translated_destination_port: flow.dst_port.to_host(),
             state: fields::states(flow_state.without(FlowState::REPLY)),
             idle_seconds: clock.and_then(|clock| clock.seconds_since(flow.last_used)),
             backend_live: service == ServiceId::NONE || state.is_live(flow.backend),
@@ -148,17 +145,6 @@ UDP        original    10.244.1.5:40000   10.96.0.10:53   10.244.1.5:40000    10
         let key = FlowKey::new(tuple, Protocol::Tcp, Side::Ingress);
         let view = FlowView::new(&State::default(), None, &key, &Flow::foreign(tuple, 0));
         assert_eq!((view.service.as_str(), view.state.as_slice(), view.backend_live), ("", &["foreign"][..], true));
-    }
-
-    #[test]
-    fn a_foreign_flow_that_was_a_services_says_nothing_of_it() {
-        let (backend, client) = (([10, 244, 1, 9], 8080), ([10, 244, 1, 5], 40_000));
-        let key = FlowKey::new(tuple(backend, client), Protocol::Tcp, Side::Egress);
-        let state = FlowState::REPLY.with(FlowState::FOREIGN);
-        let flow = Flow::new(tuple(([10, 96, 0, 10], 80), client), 0, BackendRef::new(1, 1), ServiceId(3), state);
-        let view = FlowView::new(&State::default(), None, &key, &flow);
-        assert_eq!((view.service.as_str(), view.service_id, view.backend_live), ("", 0, true));
-        assert_eq!((view.translated_source, view.translated_source_port), (view.source, view.source_port));
     }
 
     #[test]
