@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use proxy_common::reason::Reason;
 use shunt_tests::{
     Addrs, Cases, Family, Host, addr, gate,
     objects::{Endpoint, Service},
@@ -17,7 +18,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::{
     rules::Rules,
-    scene::{Dialled, LIMIT, NEEDS, PORT, Socket as How, TARGET, entries, shows},
+    scene::{Dialled, LIMIT, NEEDS, PORT, Socket as How, TARGET, entries, is_refused, shows},
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -49,6 +50,7 @@ fn sockets_are_used_in_every_way() {
         }
     }
     cases.run("a storm of sockets leaves nothing behind", || rules.storm(&a));
+    cases.run("calls that a backend refuses leave nothing behind", || rules.refused_by_the_backend());
     cases.run("a late answer of the backend before", || rules.late_answer());
     cases.finish();
 }
@@ -278,6 +280,29 @@ impl Rules {
         }
         asks(&kept, web(Family::V4))?;
         drop(kept);
+        let after = entries(&self.daemon)?;
+        ensure!(after <= before, "{before} entries became {after}");
+        Ok(())
+    }
+
+    /// Such a socket has no peer any more when it is closed.
+    fn refused_by_the_backend(&self) -> Result<()> {
+        const CALLS: usize = 50;
+        let [b, _] = &self.pods;
+        let deaf = Service::plain("deaf", 12, PORT, TARGET + 2);
+        self.bed.manifests().write("deaf", &deaf.with_endpoints(&[Endpoint::pod(b)]))?;
+        let before = entries(&self.daemon)?;
+        let given = || self.daemon.counted(Reason::SocketDialled.name());
+        for family in Family::ALL {
+            let call = || is_refused(self.node().connect(addr::cluster_ips(12).at(family, PORT)).map_err(Into::into));
+            wait::until("a call that gets as far as the backend", LIMIT, || {
+                let calls = given()?;
+                call()?;
+                ensure!(given()? > calls, "refused by nobody");
+                Ok(())
+            })?;
+            (0..CALLS).try_for_each(|_| call())?;
+        }
         let after = entries(&self.daemon)?;
         ensure!(after <= before, "{before} entries became {after}");
         Ok(())
