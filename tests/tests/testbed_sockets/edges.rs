@@ -285,7 +285,7 @@ impl Rules {
         Ok(())
     }
 
-    /// Such a socket has no peer any more when it is closed.
+    /// A socket that has waited for such a call has no peer any more when it is closed.
     fn refused_by_the_backend(&self) -> Result<()> {
         const CALLS: usize = 50;
         let [b, _] = &self.pods;
@@ -294,7 +294,8 @@ impl Rules {
         let before = entries(&self.daemon)?;
         let given = || self.daemon.counted(Reason::SocketDialled.name());
         for family in Family::ALL {
-            let call = || is_refused(self.node().connect(addr::cluster_ips(12).at(family, PORT)).map_err(Into::into));
+            let to = addr::cluster_ips(12).at(family, PORT);
+            let call = || is_refused(self.node().netns().run(|| TcpStream::connect(to)).map_err(Into::into));
             wait::until("a call that gets as far as the backend", LIMIT, || {
                 let calls = given()?;
                 call()?;
