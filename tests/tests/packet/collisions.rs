@@ -13,6 +13,9 @@ const CLIENT: u8 = 3;
 const BACKEND: u8 = 10;
 const FIN: u8 = flags::FIN | flags::ACK;
 
+/// A client's first packet, from here to there.
+type Opening = fn(SocketAddr, SocketAddr) -> Packet;
+
 /// Two Services of one pod.
 fn two_services() -> Setup {
     let mut setup = Setup::new();
@@ -27,7 +30,7 @@ fn the_second_of_two_flows_that_meet_gets_another_port() {
         return;
     }
     let mut setup = two_services();
-    let openings: [fn(SocketAddr, SocketAddr) -> Packet; 2] = [syn, datagram];
+    let openings: [Opening; 2] = [syn, datagram];
     for (family, opening) in Family::ALL.into_iter().flat_map(|family| openings.map(|opening| (family, opening))) {
         let client = pod_at(family, CLIENT, 40_000);
         let (first, second) = (service_at(family, 1), service_at(family, 2));
@@ -154,7 +157,7 @@ fn what_begins_without_the_service_gets_another_port() {
         return;
     }
     let mut setup = two_services();
-    let openings: [fn(SocketAddr, SocketAddr) -> Packet; 2] = [syn, datagram];
+    let openings: [Opening; 2] = [syn, datagram];
     for (family, opening) in Family::ALL.into_iter().flat_map(|family| openings.map(|opening| (family, opening))) {
         let (client, service) = (pod_at(family, CLIENT, 40_000), service_at(family, 1));
         let backend = setup.backend(&opening(client, service));
@@ -222,8 +225,7 @@ fn what_was_there_without_the_service_keeps_its_port() {
         setup.assert_counted(&[Reason::NewFlow, Reason::PortCollision]);
         assert_eq!((moved.src.ip(), moved.dst), (client.ip(), backend));
         assert_ne!(moved.src.port(), client.port());
-        let accepts = accept(backend, moved.src);
-        assert_eq!(setup.translated(POD_EGRESS, &accepts).src, service);
+        assert_eq!(setup.translated(POD_EGRESS, &accept(backend, moved.src)).src, service);
         assert_eq!(setup.translated(POD_INGRESS, &data(client, service)), data(moved.src, backend), "the next SYN gets through");
         setup.passed(POD_EGRESS, &data(backend, client));
         setup.passed(POD_INGRESS, &syn(client, backend));
@@ -241,11 +243,12 @@ fn the_first_answer_of_a_flow_is_its_own() {
         return;
     }
     let mut setup = two_services();
-    let begun: [fn(SocketAddr, SocketAddr) -> Packet; 2] = [syn, data];
+    let answers: [(Opening, u8); 5] =
+        [(syn, flags::SYN | flags::ACK), (syn, flags::RST | flags::ACK), (syn, flags::SYN), (data, flags::ACK), (data, FIN)];
     for family in Family::ALL {
         let (client, service) = (pod_at(family, CLIENT, 40_000), service_at(family, 1));
-        for (begins, answer) in [(0, flags::SYN | flags::ACK), (0, flags::RST | flags::ACK), (0, flags::SYN), (1, flags::ACK), (1, FIN)] {
-            let backend = setup.backend(&begun[begins](client, service));
+        for (begins, answer) in answers {
+            let backend = setup.backend(&begins(client, service));
             assert_eq!(setup.translated(POD_EGRESS, &Packet::tcp(backend, client, answer)).src, service);
             setup.node.forget_flows().unwrap();
         }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, Result, ensure};
 use proxy_common::reason::Reason;
 use shunt_tests::{
-    Cases, Daemon, Family, Host as _, Netns, addr, gate,
+    Cases, Daemon, Family, Host as _, addr, gate,
     objects::Endpoint,
     traffic::{Connection, UdpClient},
 };
@@ -15,13 +15,6 @@ use crate::scene::{PORT, Scene, TARGET, open};
 const SERVICE: u8 = 9;
 /// How often each end is asked in turn.
 const TURNS: usize = 5;
-
-/// The client dials one, then the other.
-#[derive(Clone, Copy, Debug)]
-enum First {
-    Service,
-    Backend,
-}
 
 /// By packets at the client's node; and where the client's sockets have the backend already, by packets at the backend's.
 #[test]
@@ -41,19 +34,16 @@ fn a_port_serves_for_the_service_and_for_its_backend() {
             let node_port = scene.n2().addrs().at(family, addr::node_port(SERVICE));
             // A pod's sockets are given backends after its first connection.
             drop(scene.a.connect(cluster_ip).unwrap());
-            let direct = if sockets == "off" { backend } else { cluster_ip };
-            for (service, first) in
-                [node_port, cluster_ip].into_iter().flat_map(|to| [First::Service, First::Backend].map(|first| (to, first)))
-            {
-                if service == direct {
-                    continue;
-                }
-                let port = ports.next().unwrap();
-                let netns = scene.a.netns();
-                let name = |protocol| format!("--socket-lb {sockets}: {first:?} first, {direct} and {service} by {protocol}");
-                cases.run(name("TCP"), || connections(netns, port, service, direct, first));
-                if direct == backend {
-                    cases.run(name("UDP"), || datagrams(netns, port, service, backend, first));
+            let (direct, services) = if sockets == "off" { (backend, vec![node_port, cluster_ip]) } else { (cluster_ip, vec![node_port]) };
+            for service in services {
+                for order in [[service, direct], [direct, service]] {
+                    let port = ports.next().unwrap();
+                    let netns = scene.a.netns();
+                    let name = |protocol| format!("--socket-lb {sockets}: {} and then {} by {protocol}", order[0], order[1]);
+                    cases.run(name("TCP"), || netns.run(|| connections(port, order)));
+                    if direct == backend {
+                        cases.run(name("UDP"), || netns.run(|| datagrams(port, order)));
+                    }
                 }
             }
         }
@@ -67,34 +57,28 @@ fn a_port_serves_for_the_service_and_for_its_backend() {
     drop(servers);
 }
 
-fn connections(netns: &Netns, port: u16, service: SocketAddr, direct: SocketAddr, first: First) -> Result<()> {
-    let order = if matches!(first, First::Service) { [service, direct] } else { [direct, service] };
-    netns.run(|| {
-        let mut open = Vec::new();
-        for to in order {
-            let mut connection = Connection::open_from(port, to).with_context(|| format!("to {to}"))?;
-            connection.expect_server("c")?;
-            connection.ping().with_context(|| format!("to {to}"))?;
-            open.push(connection);
+fn connections(port: u16, order: [SocketAddr; 2]) -> Result<()> {
+    let mut open = Vec::new();
+    for to in order {
+        let mut connection = Connection::open_from(port, to).with_context(|| format!("to {to}"))?;
+        connection.expect_server("c")?;
+        connection.ping().with_context(|| format!("to {to}"))?;
+        open.push(connection);
+    }
+    for _ in 0..TURNS {
+        for (connection, to) in open.iter_mut().zip(order) {
+            connection.ping().with_context(|| format!("to {to}, again"))?;
         }
-        for _ in 0..TURNS {
-            for (connection, to) in open.iter_mut().zip(order) {
-                connection.ping().with_context(|| format!("to {to}, again"))?;
-            }
-        }
-        Ok(())
-    })
+    }
+    Ok(())
 }
 
-fn datagrams(netns: &Netns, port: u16, service: SocketAddr, backend: SocketAddr, first: First) -> Result<()> {
-    let order = if matches!(first, First::Service) { [service, backend] } else { [backend, service] };
-    netns.run(|| {
-        let mut client = UdpClient::unconnected_from(port, service)?;
-        for to in (0..TURNS).flat_map(|_| order) {
-            client.ask_other(to);
-            // It says when it was answered by anybody else.
-            ensure!(client.ask()?.server == "c", "answered by another");
-        }
-        Ok(())
-    })
+fn datagrams(port: u16, order: [SocketAddr; 2]) -> Result<()> {
+    let mut client = UdpClient::unconnected_from(port, order[0])?;
+    for to in (0..TURNS).flat_map(|_| order) {
+        client.ask_other(to);
+        // An answer from anybody else is an error.
+        ensure!(client.ask()?.server == "c", "answered by another");
+    }
+    Ok(())
 }
