@@ -3,7 +3,7 @@
 use std::{
     io::{self, Read as _},
     mem::MaybeUninit,
-    net::{SocketAddr, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     time::Duration,
 };
 
@@ -51,6 +51,7 @@ fn sockets_are_used_in_every_way() {
     }
     cases.run("a storm of sockets leaves nothing behind", || rules.storm(&a));
     cases.run("calls that a backend refuses leave nothing behind", || rules.refused_by_the_backend());
+    cases.run("a socket that is connected elsewhere leaves nothing behind", || rules.goes_elsewhere());
     cases.run("a late answer of the backend before", || rules.late_answer());
     cases.finish();
 }
@@ -303,9 +304,37 @@ impl Rules {
                 Ok(())
             })?;
             (0..CALLS).try_for_each(|_| call())?;
+            self.refused_and_taken(family, to)?;
         }
         let after = entries(&self.daemon)?;
         ensure!(after <= before, "{before} entries became {after}");
+        Ok(())
+    }
+
+    /// A socket that the backend has refused, as it was dialled by a Service, and then takes, dialled by itself.
+    fn refused_and_taken(&self, family: Family, service: SocketAddr) -> Result<()> {
+        let [b, _] = &self.pods;
+        let backend = b.addrs().at(family, TARGET + 2);
+        let socket = self.node().netns().run(|| stream(family, None))?;
+        is_refused(socket.connect(&service.into()).map_err(Into::into))?;
+        let _listener = b.netns().run(|| TcpListener::bind(backend))?;
+        socket.connect(&backend.into())?;
+        shows(socket.peer_addr()?.as_socket().context("a peer")?, backend)
+    }
+
+    /// Of datagrams: what it was given before is no reason any more to close it.
+    fn goes_elsewhere(&self) -> Result<()> {
+        let [_, c] = &self.pods;
+        for family in Family::ALL {
+            let before = entries(&self.daemon)?;
+            let socket = self.node().netns().run(|| datagrams(family))?;
+            socket.connect(web(family))?;
+            let given = entries(&self.daemon)?;
+            ensure!(given == before + 1, "{before} entries became {given} for a backend");
+            socket.connect(c.addrs().at(family, TARGET + 3))?;
+            let after = entries(&self.daemon)?;
+            ensure!(after == before, "{before} entries became {after}");
+        }
         Ok(())
     }
 
