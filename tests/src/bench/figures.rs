@@ -14,6 +14,9 @@ pub enum Contender {
     /// Nobody: the client dials the pod.
     #[serde(rename = "direct")]
     Direct,
+    /// The same on a node where Shunt runs, whose programs each packet meets and each call.
+    #[serde(rename = "direct, beside shunt")]
+    Beside,
     /// As it runs by default: sockets of pods get the backend when they connect, datagrams and what comes from outside are translated.
     #[serde(rename = "shunt")]
     Shunt,
@@ -71,14 +74,20 @@ impl Route {
 }
 
 impl Contender {
-    pub const ALL: [Self; 5] = [Self::Direct, Self::Shunt, Self::ByPackets, Self::Nftables, Self::Iptables];
+    pub const ALL: [Self; 6] = [Self::Direct, Self::Beside, Self::Shunt, Self::ByPackets, Self::Nftables, Self::Iptables];
     /// Those that differ for clients outside.
     pub(super) const OUTSIDE: [Self; 4] = [Self::Direct, Self::Shunt, Self::Nftables, Self::Iptables];
+
+    /// Whether the client dials the pod.
+    pub(super) const fn is_direct(self) -> bool {
+        matches!(self, Self::Direct | Self::Beside)
+    }
 
     /// The name, as in a [`Row`].
     pub const fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
+            Self::Beside => "direct, beside shunt",
             Self::Shunt => "shunt",
             Self::ByPackets => "shunt, by packets",
             Self::Nftables => "kube-proxy nftables",

@@ -97,12 +97,7 @@ impl Place {
         let service = service.with("ipFamilyPolicy", json!("RequireDualStack"));
         control.api().create_all(&service.with_endpoints(&[Endpoint::pod(&pod)]))?;
         let running = Running::start(contender, bed, control, node)?;
-        let to = match contender {
-            Contender::Direct => pod.addrs().at(Family::V4, PORT),
-            Contender::Shunt | Contender::ByPackets | Contender::Nftables | Contender::Iptables => {
-                node.addrs().at(Family::V4, addr::node_port(n))
-            }
-        };
+        let to = if contender.is_direct() { pod.addrs().at(Family::V4, PORT) } else { node.addrs().at(Family::V4, addr::node_port(n)) };
         let connect = || bed.client().netns().run(|| TcpStream::connect_timeout(&to, Duration::from_secs(1)));
         let stream = Stream::over(wait::until(&format!("{to} through {contender}"), LIMIT, || Ok(connect()?))?)?;
         Ok(Self { contender, to, stream, sink, pod, _running: running })

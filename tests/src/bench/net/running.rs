@@ -27,7 +27,7 @@ impl Running {
         };
         match contender {
             Contender::Direct => Ok(Self::Nothing),
-            Contender::Shunt => shunt("auto"),
+            Contender::Beside | Contender::Shunt => shunt("auto"),
             Contender::ByPackets => shunt("host"),
             Contender::Nftables => kube_proxy(ProxyMode::Nftables),
             Contender::Iptables => kube_proxy(ProxyMode::Iptables),

@@ -1,6 +1,7 @@
 //! The testbed of the measurements: a node for each contender, one more for backends elsewhere, and a real control plane.
 
 use std::{
+    fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
@@ -15,6 +16,7 @@ use crate::{
     cni::Cni,
     control_plane::ControlPlane,
     host::Host as _,
+    netns::Netns,
     objects::{Endpoint, Service},
     pod::Pod,
     process::Process,
@@ -88,13 +90,13 @@ impl Scene {
             let service = addr::cluster_ips(REMOTE + 1 + u8::try_from(index)?);
             publish(&control, &format!("local{index}"), service, &server.pod)?;
             let running = Running::start(contender, &bed, &control, node)?;
-            let [same_node, across_nodes] = match contender {
-                Contender::Direct => [server.pod.addrs(), remote.pod.addrs()],
-                Contender::Shunt | Contender::ByPackets | Contender::Nftables | Contender::Iptables => [service, addr::cluster_ips(REMOTE)],
-            };
+            let [same_node, across_nodes] =
+                if contender.is_direct() { [server.pod.addrs(), remote.pod.addrs()] } else { [service, addr::cluster_ips(REMOTE)] };
             let [same_node, across_nodes] = [same_node, across_nodes].map(|it| vec![it.of(FAMILY)]);
             places.push(Place { contender, client, server, same_node, across_nodes, _running: running });
         }
+        let pods = places.iter().flat_map(|place| [&place.client, &place.server.pod]).chain([&remote.pod]);
+        pods.flat_map(|pod| [pod.netns(), pod.node().netns()]).try_for_each(keep_neighbours)?;
         let scene = Self { places, remote, services: 0, growths: 0, control, _bed: bed };
         scene.ready_clients()?;
         Ok(scene)
@@ -119,7 +121,7 @@ impl Scene {
         self.growths += 1;
         let last = Addrs::new(&format!("10.96.255.{}", self.growths), &format!("fd00:10:96::ff{:02x}", self.growths));
         publish(&self.control, &format!("last{}", self.growths), last, &self.remote.pod)?;
-        let mut serving = self.places.iter().filter(|place| place.contender != Contender::Direct);
+        let mut serving = self.places.iter().filter(|place| !place.contender.is_direct());
         serving.try_for_each(|place| place.wait_for(last.at(FAMILY, RESPONDER)))?;
         self.ready_clients()
     }
@@ -128,7 +130,7 @@ impl Scene {
     fn have_dialled(&mut self, filler: Filler, backend: Ipv4Addr) {
         let remote = self.places.len();
         for (index, place) in self.places.iter_mut().enumerate() {
-            let to = if place.contender == Contender::Direct { backend } else { filler.cluster_ip() };
+            let to = if place.contender.is_direct() { backend } else { filler.cluster_ip() };
             match filler.server() {
                 server if server == index => place.same_node.push(to.into()),
                 server if server == remote => place.across_nodes.push(to.into()),
@@ -186,6 +188,17 @@ impl Server {
         pod.node().netns().ip(&each(&|ip| format!("route add {ip}/32 dev {} scope link\n", pod.host_device())))?;
         Ok(Self { pod, further, _responder: responder, _iperf: iperf })
     }
+}
+
+/// Has neighbours stay known: packets cost more while one is asked for again, which comes at any time and takes seconds.
+fn keep_neighbours(netns: &Netns) -> Result<()> {
+    const HOUR: &str = "3600000";
+    netns.run(|| {
+        for device in fs::read_dir("/proc/sys/net/ipv4/neigh")? {
+            fs::write(device?.path().join("base_reachable_time_ms"), HOUR)?;
+        }
+        Ok(())
+    })
 }
 
 fn publish(control: &ControlPlane, name: &str, addrs: Addrs, pod: &Pod) -> Result<()> {
