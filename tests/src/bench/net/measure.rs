@@ -4,6 +4,7 @@ use std::{
     fmt,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -27,6 +28,9 @@ const WINDOW: &str = "128K";
 
 /// What a stream brings: a tenth of a second's worth, or two.
 const BYTES: &str = "256M";
+
+/// How often a stream is tried again whose server was not ready for it.
+const MORE_CALLS: usize = 3;
 
 /// What can be measured.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -97,7 +101,14 @@ fn stream(place: &Place, to: SocketAddr) -> Result<iperf::Received> {
     iperf.arg("--client").arg(to.ip().to_string()).arg("--port").arg(to.port().to_string());
     iperf.arg("--affinity").arg(cpus::of_a_stream().map(|cpu| cpu.to_string()).join(","));
     iperf.args(["--window", WINDOW, "--bytes", BYTES, "--json"]);
-    iperf::received(&process::output(&mut iperf)?)
+    let mut said = process::output(&mut iperf)?;
+    for _ in 0..MORE_CALLS {
+        if iperf::is_too_early(&said) {
+            thread::sleep(Duration::from_millis(20));
+            said = process::output(&mut iperf)?;
+        }
+    }
+    iperf::received(&said)
 }
 
 fn requests(to: SocketAddr, turn: Duration) -> Result<f64> {
