@@ -75,18 +75,11 @@ pub fn dial<F: Ip>(caller: &Caller, dialled: Peer<F>, call: Call) -> Answer<F> {
         return Answer::Leave;
     }
     let answer = answer_to::<F>(caller, dialled, call);
-    // A call that fails changes nothing.
-    if call == Call::Connect && matches!(answer, Answer::Leave) && matters_still::<F>(caller.protocol, dialled) {
+    if call == Call::Connect && matches!(answer, Answer::Leave) {
+        // It may have been connected to a backend before. A call that fails changes nothing.
         release::<F>(caller.cookie, caller.protocol);
     }
     answer
-}
-
-/// Whether a backend that the socket was given before still says anything once it is connected to `dialled`: of TCP, where the call came to nothing, only
-/// to who asks for a peer that is this very backend. Where it says nothing it is not even looked for, and left to be evicted: hardly anybody dials twice.
-#[inline(always)]
-fn matters_still<F: Ip>(protocol: Protocol, dialled: Peer<F>) -> bool {
-    protocol != Protocol::Tcp || may_be_given::<F>(dialled)
 }
 
 #[inline(always)]
@@ -236,8 +229,8 @@ fn touch<F: Ip>(entry: *mut SocketPeer<F>) {
 #[inline(always)]
 pub fn release<F: Ip>(cookie: u64, protocol: Protocol) {
     let first = SocketKey::first(cookie, protocol);
-    // Asked before, for it is cheaper and most sockets of UDP have none. Of TCP's the filter has said so.
-    if protocol == Protocol::Tcp || F::sockets().get_ptr(&first).is_some() {
+    // Asked before, for it is cheaper and most sockets have none.
+    if F::sockets().get_ptr(&first).is_some() {
         _ = F::sockets().remove(&first);
     }
 }

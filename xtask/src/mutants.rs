@@ -156,8 +156,6 @@ const SOCKET_MUTANTS: &[Mutant] = &[
     mutant("sock.rs", "if field!(entry.service) != service || !lives(field!(entry.backend)) {", "if false {"),
     mutant("sock.rs", "&& backend(first) == peer", "&& true"),
     mutant("sock.rs", "        release::<F>(caller.cookie, caller.protocol);", ""),
-    mutant("sock.rs", "protocol != Protocol::Tcp || may_be_given", "may_be_given"),
-    mutant("sock.rs", "protocol != Protocol::Tcp || may_be_given::<F>(dialled)", "protocol != Protocol::Tcp"),
     mutant("sock.rs", "is_for_packets(&row) || namespace", "namespace"),
     mutant("sock.rs", "is_for_packets(&row) || namespace::has_rules::<F>()", "is_for_packets(&row)"),
     mutant("sock.rs", "        Err(end) if caller.is_host => answer(end),\n", ""),

@@ -305,6 +305,7 @@ impl Rules {
             })?;
             (0..CALLS).try_for_each(|_| call())?;
             self.refused_and_taken(family, to)?;
+            self.refused_and_taken_elsewhere(family, to)?;
         }
         let after = entries(&self.daemon)?;
         ensure!(after <= before, "{before} entries became {after}");
@@ -320,6 +321,18 @@ impl Rules {
         let _listener = b.netns().run(|| TcpListener::bind(backend))?;
         socket.connect(&backend.into())?;
         shows(socket.peer_addr()?.as_socket().context("a peer")?, backend)
+    }
+
+    /// The same that then dials a third one.
+    fn refused_and_taken_elsewhere(&self, family: Family, service: SocketAddr) -> Result<()> {
+        let [_, c] = &self.pods;
+        let before = entries(&self.daemon)?;
+        let socket = self.node().netns().run(|| stream(family, None))?;
+        is_refused(socket.connect(&service.into()).map_err(Into::into))?;
+        socket.connect(&c.addrs().at(family, TARGET).into())?;
+        let after = entries(&self.daemon)?;
+        ensure!(after == before, "{before} entries became {after}");
+        Ok(())
     }
 
     /// Of datagrams: what it was given before is no reason any more to close it.
