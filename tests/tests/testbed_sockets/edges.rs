@@ -326,10 +326,12 @@ impl Rules {
     /// The same that then dials a third one.
     fn refused_and_taken_elsewhere(&self, family: Family, service: SocketAddr) -> Result<()> {
         let [_, c] = &self.pods;
+        let other = c.addrs().at(family, TARGET + 3);
+        let _listener = c.netns().run(|| TcpListener::bind(other))?;
         let before = entries(&self.daemon)?;
         let socket = self.node().netns().run(|| stream(family, None))?;
         is_refused(socket.connect(&service.into()).map_err(Into::into))?;
-        socket.connect(&c.addrs().at(family, TARGET).into())?;
+        socket.connect(&other.into())?;
         let after = entries(&self.daemon)?;
         ensure!(after == before, "{before} entries became {after}");
         Ok(())
