@@ -2,7 +2,8 @@
 //!
 //! A machine has network namespaces that are no pods': those of containers that something else runs, or of a cluster within a pod, whose Services may
 //! have the very addresses of ours. What they send comes by no pod's device as it left them. So a namespace counts as a pod's from when a packet
-//! has come by such a device that still belongs to a socket there: between two routers it would not any more. Until then its packets are translated.
+//! has come by such a device that still belongs to a socket there which has dialled a frontend: between two routers it would not any more. Until then its
+//! packets are translated.
 //!
 //! A sidecar of a service mesh has such rules in its pod: they lead what the pod sends to the sidecar, which asks the kernel what was dialled. It
 //! has to find the Service there, so such a pod's sockets are left alone, and its packets translated once they have left the pod.

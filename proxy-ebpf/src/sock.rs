@@ -72,6 +72,9 @@ pub enum Answer<F: Ip> {
 #[inline(always)]
 pub fn dial<F: Ip>(caller: &Caller, dialled: Peer<F>, call: Call) -> Answer<F> {
     if !caller.is_served() {
+        if call == Call::Connect && settings::sockets().serves_pods() && find::<F>(dialled, caller.protocol).is_some() {
+            caller.meet();
+        }
         return Answer::Leave;
     }
     let answer = answer_to::<F>(caller, dialled, call);
@@ -95,8 +98,7 @@ fn answer_to<F: Ip>(caller: &Caller, dialled: Peer<F>, call: Call) -> Answer<F> 
     let Some(frontend) = find::<F>(asked, caller.protocol) else {
         return if caller.is_host { answer(no_frontend::<F>(asked.0)) } else { Answer::Leave };
     };
-    if !caller.is_host && !namespace::is_pods(caller.namespace) {
-        namespace::note(caller.cookie, caller.namespace);
+    if !caller.meet() {
         return Answer::Leave;
     }
     if call == Call::Send
@@ -120,6 +122,17 @@ impl Caller {
     fn is_served(&self) -> bool {
         let served = settings::sockets();
         if self.is_host { served.has(Sockets::HOST) } else { served.serve_pods(self.protocol) }
+    }
+
+    /// Whether it is known for one of the node's or of a pod's, who dials a frontend. If not, the packets of this call may tell. Nearly every pod asks
+    /// for a name first, by a datagram that is left to them: its first connection finds it known.
+    #[inline(always)]
+    fn meet(&self) -> bool {
+        let is_known = self.is_host || namespace::is_pods(self.namespace);
+        if !is_known {
+            namespace::note(self.cookie, self.namespace);
+        }
+        is_known
     }
 }
 

@@ -20,7 +20,7 @@ use shunt_tests::{
 
 use crate::{
     rules::Rules,
-    scene::{Dialled, LIMIT, NEEDS, PORT, Place, Socket, TARGET, entries, flows, is_refused, loopback},
+    scene::{Dialled, LIMIT, NEEDS, PORT, Place, Socket, TARGET, connected, entries, flows, is_refused, loopback},
 };
 
 #[test]
@@ -37,6 +37,7 @@ fn pods_get_what_their_packets_would() {
     cases.run("nothing is translated twice", || rules.translated_once(&a));
     cases.run("a pod that is its own backend", || rules.itself());
     cases.run("pods that are connected to a backend that has gone learn of it, and no others", || rules.pods_learn(&a));
+    cases.run("a pod that has asked for a name is known when it connects", || rules.known_by_datagrams());
     cases.run("flows and sockets survive another mode", || rules.modes(&a));
     cases.finish();
 }
@@ -209,6 +210,21 @@ impl Rules {
             ensure!(answer.server == "c", "answered by {}", answer.server);
         }
         moved.ask().context("one that is connected to something else")?;
+        Ok(())
+    }
+
+    /// Where pods' datagrams are left to packets, these say whose they are: the first connection is given its backend.
+    fn known_by_datagrams(&mut self) -> Result<()> {
+        self.daemon.set_sockets("auto");
+        self.daemon.restart()?;
+        for family in Family::ALL {
+            let (to, pod) = (addr::cluster_ips(9).at(family, PORT), self.node().pod(&format!("new{}", family as u8))?);
+            pod.netns().run(|| Socket::UdpConnected.call(to))?;
+            let before = connected(&self.daemon)?;
+            let mut connection = pod.connect(to)?;
+            connection.ping()?;
+            ensure!(connected(&self.daemon)? == before + 1, "{family}: the connection goes by packets");
+        }
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Result, bail, ensure};
+use proxy_common::{Protocol, SocketKey, SocketPeer};
 use proxy_daemon::maps::{KernelMaps, Pins};
 use shunt_tests::{
     Addrs, Cni, Daemon, Family, Host, Netns, Node, Pod, Testbed, addr,
@@ -151,6 +152,15 @@ pub(crate) fn is_refused(called: Result<impl fmt::Debug>) -> Result<()> {
 pub(crate) fn entries(daemon: &Daemon) -> Result<usize> {
     let maps = KernelMaps::open(&Pins::new(daemon.bpffs()))?;
     Ok(maps.sockets4.entries()?.len() + maps.sockets6.entries()?.len())
+}
+
+/// How many of them are those of TCP.
+pub(crate) fn connected(daemon: &Daemon) -> Result<usize> {
+    fn count<F: proxy_common::Family>(entries: &[(SocketKey<F>, SocketPeer<F>)]) -> usize {
+        entries.iter().filter(|(key, _)| key.protocol == Protocol::Tcp.to_wire()).count()
+    }
+    let maps = KernelMaps::open(&Pins::new(daemon.bpffs()))?;
+    Ok(count(&maps.sockets4.entries()?) + count(&maps.sockets6.entries()?))
 }
 
 /// How many entries flows have that packets have begun.
