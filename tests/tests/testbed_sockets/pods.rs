@@ -215,10 +215,11 @@ impl Rules {
 
     /// Where pods' datagrams are left to packets, these say whose they are: the first connection is given its backend.
     fn known_by_datagrams(&mut self) -> Result<()> {
+        let pods = [self.node().pod("new4")?, self.node().pod("new6")?];
         self.daemon.set_sockets("auto");
         self.daemon.restart()?;
-        for family in Family::ALL {
-            let (to, pod) = (addr::cluster_ips(9).at(family, PORT), self.node().pod(&format!("new{}", family as u8))?);
+        for (family, pod) in Family::ALL.into_iter().zip(&pods) {
+            let to = addr::cluster_ips(9).at(family, PORT);
             pod.netns().run(|| Socket::UdpConnected.call(to))?;
             let before = connected(&self.daemon)?;
             let mut connection = pod.connect(to)?;
