@@ -72,6 +72,7 @@ pub enum Answer<F: Ip> {
 #[inline(always)]
 pub fn dial<F: Ip>(caller: &Caller, dialled: Peer<F>, call: Call) -> Answer<F> {
     if !caller.is_served() {
+        // A pod's datagrams, where those are left to packets.
         if call == Call::Connect && settings::sockets().serves_pods() && find::<F>(dialled, caller.protocol).is_some() {
             caller.meet();
         }

@@ -126,8 +126,8 @@ impl Scene {
         self.ready_clients()
     }
 
-    /// Has every client dial a Service that is made now: who serves it has all that were made before. A pod's first connection goes by packets, and
-    /// for some minutes those of others to the same backend cost more for it, so that is none of those that are measured.
+    /// Has the clients of all that serve dial a Service that is made now: who serves it has those that were made before. A pod's first connection goes by
+    /// packets, and for some minutes all others to the same backend cost more for it, so that is none of those that are measured.
     fn greet(&mut self) -> Result<()> {
         self.greetings += 1;
         let addrs = Addrs::new(&format!("10.96.255.{}", self.greetings), &format!("fd00:10:96::ff{:02x}", self.greetings));
